@@ -1,0 +1,228 @@
+/**
+ * The channel: one framed byte stream between the host and the agent in a sandbox, whatever the backend carries it on
+ * (virtio-serial, a unix socket, a pipe in tests). This file is the whole wire format; host and guest both import it.
+ *
+ * Frame = 12-byte header, then payload:
+ *
+ *     0  u8   magic 0xC7      (a 0x00 byte where a header is expected is padding and is skipped)
+ *     1  u8   type            FRAME.*
+ *     2  u8   kind            DATA only: which byte flow (KIND.*); 0 otherwise
+ *     3  u8   0
+ *     4  u32  stream id, little endian; the host allocates ids, from 1, never reused within a session; 0 = the session
+ *     8  u32  payload length, little endian, at most MAX_PAYLOAD
+ *
+ * A session begins with HELLO (host to guest), whose payload is a 16-byte nonce. The agent forgets every stream of the
+ * session before, and answers HELLO_ACK: the same nonce, then JSON (AgentHello). A clone inherits the byte stream of its
+ * golden checkpoint, so the host discards every byte until it has seen HELLO_ACK with its own nonce (magic byte, type and
+ * nonce matched as one 28-byte run). Where the old session may have been cut in the middle of a frame, the host sends
+ * MAX_PAYLOAD + 12 zero bytes before HELLO: they complete the cut frame and are padding after it.
+ *
+ * A stream begins with OPEN (host to guest): JSON AgentRequest. The agent answers with one REPLY (JSON result) or with
+ * RESET (JSON AgentFailure), which ends the stream. After REPLY: DATA both ways, EVENT (JSON, guest to host), END from
+ * each side when it has no more to send. A stream is over when both sides have sent END, or either RESET.
+ *
+ * Flow control: per stream and direction, DATA and EVENT payload bytes are counted against a window that begins at
+ * INITIAL_WINDOW; WINDOW (payload u32) gives credit back as the receiver consumes. A sender without credit waits.
+ * A peer that overruns its window, sends an unknown type, or a length above MAX_PAYLOAD has broken the session.
+ */
+
+export const MAGIC = 0xc7;
+export const HEADER_BYTES = 12;
+/** Bytes. Small enough that one stream cannot hold up the others for long, large enough for 100 MB/s. */
+export const MAX_PAYLOAD = 65_536;
+export const INITIAL_WINDOW = 262_144;
+/** Streams open at once in one session; the host refuses more before it sends OPEN. */
+export const MAX_STREAMS = 1_024;
+export const NONCE_BYTES = 16;
+
+export const FRAME = {
+  HELLO: 1,
+  HELLO_ACK: 2,
+  OPEN: 3,
+  REPLY: 4,
+  DATA: 5,
+  EVENT: 6,
+  END: 7,
+  RESET: 8,
+  WINDOW: 9,
+} as const;
+export type FrameType = (typeof FRAME)[keyof typeof FRAME];
+
+/** Byte flows within a stream. RAW: a file, a dialled port, stdin. */
+export const KIND = { RAW: 0, STDOUT: 1, STDERR: 2, PTY: 3 } as const;
+export type DataKind = (typeof KIND)[keyof typeof KIND];
+
+export interface AgentHello {
+  readonly version: string;
+  readonly pid: number;
+  /** Wall clock of the guest, ms since the epoch, when it answered. */
+  readonly clockMs: number;
+}
+
+/** `code` follows Connect's names, so that envd can pass it on as it is. */
+export interface AgentFailure {
+  readonly code:
+    | 'invalid_argument'
+    | 'not_found'
+    | 'already_exists'
+    | 'failed_precondition'
+    | 'unauthenticated'
+    | 'resource_exhausted'
+    | 'unimplemented'
+    | 'unavailable'
+    | 'internal';
+  readonly message: string;
+}
+
+/** Everything that makes a clone itself. Fields left out are left as they are. Sent at pool time and again at claim. */
+export interface Identity {
+  readonly hostname?: string;
+  /** 32 hex digits: /etc/machine-id and /var/lib/dbus/machine-id. */
+  readonly machineID?: string;
+  /** UUID: /run/coppice/generation, and COPPICE_GENERATION in new processes. */
+  readonly generation?: string;
+  /** Host wall clock in ms since the epoch; the guest steps its clock if it is off by more than 5 ms. */
+  readonly clockMs?: number;
+  /** base64, 32..64 bytes: credited to the kernel (RNDADDENTROPY), then RNDRESEEDCRNG; then every registered runtime is reseeded. */
+  readonly entropy?: string;
+  /** IPv4 with prefix length, and gateway; eth0 is (re)addressed and the default route replaced. null: link down, no address. */
+  readonly network?: { readonly address: string; readonly prefix: number; readonly gateway: string } | null;
+  readonly sandboxID?: string;
+  readonly templateID?: string;
+  /** Global environment of every process started from now on (replaces the set before). */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+export interface SpawnRequest {
+  readonly op: 'spawn';
+  readonly cmd: string;
+  readonly args: readonly string[];
+  /** Added over PATH, HOME, USER, LOGNAME and the identity's env; last wins. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Default: the user's home. Missing: invalid_argument `cwd '<x>' does not exist`. */
+  readonly cwd?: string;
+  /** Default `user`. Unknown: unauthenticated `invalid username: '<x>'`. */
+  readonly user?: string;
+  readonly pty?: { readonly cols: number; readonly rows: number };
+  /** False: stdin is /dev/null. True: DATA RAW from the host is stdin (or pty input); END closes it. */
+  readonly stdin: boolean;
+  readonly tag?: string;
+  /** True: the process is one of the template's own: hidden from `processes` unless asked, and it is never killed with a session. */
+  readonly service?: boolean;
+}
+
+export interface ExitEvent {
+  readonly event: 'exit';
+  /** -1 when a signal ended it. */
+  readonly exitCode: number;
+  /** Name without SIG in lower case as Go prints it, e.g. `killed`, `terminated`, `interrupt`. */
+  readonly signal?: string;
+}
+
+/** One process that the agent started. */
+export interface ProcessInfo {
+  readonly pid: number;
+  readonly cmd: string;
+  readonly args: readonly string[];
+  readonly env: Readonly<Record<string, string>>;
+  readonly cwd: string;
+  readonly user: string;
+  readonly tag?: string;
+  readonly pty: boolean;
+  readonly stdin: boolean;
+  readonly service: boolean;
+}
+
+/** A directory entry, with the meaning of E2B's EntryInfo. `type` of a symlink is its target's. */
+export interface FileEntry {
+  readonly name: string;
+  readonly path: string;
+  readonly type: 'file' | 'directory' | 'unknown';
+  readonly size: number;
+  /** Permission bits only. */
+  readonly mode: number;
+  /** Go style: `-rw-r--r--`, `drwxr-xr-x`, `Lrwxrwxrwx`. */
+  readonly permissions: string;
+  readonly owner: string;
+  readonly group: string;
+  readonly modifiedMs: number;
+  /** Fully resolved absolute path, when the entry is a symlink. */
+  readonly symlinkTarget?: string;
+  /** xattrs `user.e2b.*`, without the prefix. */
+  readonly metadata?: Readonly<Record<string, string>>;
+}
+
+export interface WatchEvent {
+  readonly event: 'create' | 'write' | 'remove' | 'rename' | 'chmod';
+  /** Relative to the watched directory. */
+  readonly name: string;
+  readonly entry?: FileEntry;
+}
+
+/**
+ * Path rule of every file operation: empty = the user's home; `~`, `~/x` = home; relative = under home; else absolute.
+ * `user` defaults to `user`; new files and directories belong to it.
+ */
+interface OnPath {
+  readonly path: string;
+  readonly user?: string;
+}
+
+/** What the host can ask. After `->`: the REPLY's JSON, then what flows on the stream. */
+export type AgentRequest =
+  /** -> {} */
+  | { readonly op: 'ping' }
+  /** -> IdentityResult */
+  | { readonly op: 'identity'; readonly identity: Identity }
+  /** -> { pid }; DATA STDOUT/STDERR/PTY; EVENT ExitEvent; END. The exit event comes when the process itself is gone and its pipes are drained, or 100 ms after its exit when grandchildren hold them. */
+  | SpawnRequest
+  /** -> ProcessInfo; then as spawn, from now on (stdin too). A process that exited < 30 s ago: its exit event. Unknown: not_found. */
+  | { readonly op: 'attach'; readonly pid?: number; readonly tag?: string }
+  /** -> { processes: ProcessInfo[] } */
+  | { readonly op: 'processes'; readonly services?: boolean }
+  /** -> {} ; signal goes to the process group. Unknown pid: not_found. */
+  | { readonly op: 'signal'; readonly pid: number; readonly signal: 'SIGKILL' | 'SIGTERM' | 'SIGINT' }
+  /** -> {} */
+  | { readonly op: 'resize'; readonly pid: number; readonly cols: number; readonly rows: number }
+  /** -> { entry: FileEntry } ; missing: not_found */
+  | ({ readonly op: 'stat' } & OnPath)
+  /** -> { }; EVENT { entries: FileEntry[] } as often as needed (each payload <= MAX_PAYLOAD), lexical depth-first; END. depth >= 1. */
+  | ({ readonly op: 'list'; readonly depth: number } & OnPath)
+  /** -> { entry }; existing directory: already_exists; a file in the way: invalid_argument. Recursive. */
+  | ({ readonly op: 'mkdir' } & OnPath)
+  /** -> { entry }; parents of the destination are made. */
+  | { readonly op: 'move'; readonly source: string; readonly destination: string; readonly user?: string }
+  /** -> {}; recursive; a missing path succeeds. */
+  | ({ readonly op: 'remove' } & OnPath)
+  /** -> { entry }; DATA RAW; END. A directory: invalid_argument. `start`/`length` in bytes. */
+  | ({ readonly op: 'read'; readonly start?: number; readonly length?: number } & OnPath)
+  /** -> {} when the file is open (parents made, truncated, mode kept); DATA RAW from the host, END; EVENT { entry }; END. Disk full: resource_exhausted. `metadata` replaces the set. */
+  | ({ readonly op: 'write'; readonly metadata?: Readonly<Record<string, string>> } & OnPath)
+  /** -> { entry }; concatenates the sources into path, then removes them. */
+  | ({ readonly op: 'compose'; readonly sources: readonly string[] } & OnPath)
+  /** -> {} when the watch is live; EVENT WatchEvent. */
+  | ({ readonly op: 'watch'; readonly recursive: boolean; readonly includeEntry: boolean } & OnPath)
+  /** -> {} when connected; DATA RAW both ways. Refused: unavailable. 127.0.0.1 first, then ::1. */
+  | { readonly op: 'dial'; readonly port: number }
+  /** -> AgentMetrics */
+  | { readonly op: 'metrics' }
+  /** Flush filesystems and finish what is in flight, so that a checkpoint may be taken. -> {} */
+  | { readonly op: 'quiesce' };
+
+export interface IdentityResult {
+  /** Guest clock minus the host clock that was sent, in ms, before it was stepped. */
+  readonly clockSkewMs?: number;
+  readonly hostname: string;
+}
+
+/** Bytes, except where named. */
+export interface AgentMetrics {
+  readonly cpuCount: number;
+  /** Percent of the whole machine, 0..100. */
+  readonly cpuUsedPct: number;
+  readonly memTotal: number;
+  readonly memUsed: number;
+  readonly memCache: number;
+  readonly diskTotal: number;
+  readonly diskUsed: number;
+}
