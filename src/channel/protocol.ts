@@ -6,7 +6,8 @@
  *
  *     0  u8   magic 0xC7      (a 0x00 byte where a header is expected is padding and is skipped)
  *     1  u8   type            FRAME.*
- *     2  u8   kind            DATA only: which byte flow (KIND.*); 0 otherwise
+ *     2  u8   kind            DATA: which byte flow (KIND.*). OPEN and REPLY: MORE when the JSON goes on in the next frame
+ *                             of this type and stream. 0 otherwise
  *     3  u8   0
  *     4  u32  stream id, little endian; the host allocates ids, from 1, never reused within a session; 0 = the session
  *     8  u32  payload length, little endian, at most MAX_PAYLOAD
@@ -19,11 +20,15 @@
  *
  * A stream begins with OPEN (host to guest): JSON AgentRequest. The agent answers with one REPLY (JSON result) or with
  * RESET (JSON AgentFailure), which ends the stream. After REPLY: DATA both ways, EVENT (JSON, guest to host), END from
- * each side when it has no more to send. A stream is over when both sides have sent END, or either RESET.
+ * each side when it has no more to send. A stream is over when both sides have sent END, or either RESET. The agent
+ * answers a RESET of a stream that it still knows with a RESET (empty payload), unless it has sent one; until then the
+ * host drops what arrives for it, and the window still holds. DATA and EVENT are never empty. JSON of one OPEN or REPLY
+ * is at most MAX_JSON bytes over all its frames.
  *
- * Flow control: per stream and direction, DATA and EVENT payload bytes are counted against a window that begins at
- * INITIAL_WINDOW; WINDOW (payload u32) gives credit back as the receiver consumes. A sender without credit waits.
- * A peer that overruns its window, sends an unknown type, or a length above MAX_PAYLOAD has broken the session.
+ * Flow control: per stream and direction, each DATA and EVENT frame counts its payload plus FRAME_COST (so that tiny
+ * frames have a price) against a window that begins at INITIAL_WINDOW; WINDOW (payload u32, not 0) gives credit back as
+ * the receiver consumes, never more than was used. A sender without credit waits. A peer that overruns its window, sends
+ * an unknown type, a frame for a stream that is not open, or a length above MAX_PAYLOAD has broken the session.
  */
 
 export const MAGIC = 0xc7;
@@ -31,6 +36,12 @@ export const HEADER_BYTES = 12;
 /** Bytes. Small enough that one stream cannot hold up the others for long, large enough for 100 MB/s. */
 export const MAX_PAYLOAD = 65_536;
 export const INITIAL_WINDOW = 262_144;
+/** Bytes that a DATA or EVENT frame takes from the window besides its payload: what holding a frame costs the receiver. */
+export const FRAME_COST = 32;
+/** `kind` of an OPEN or REPLY whose JSON goes on in the next frame. */
+export const MORE = 1;
+/** Bytes of JSON in one OPEN or REPLY, all frames together. */
+export const MAX_JSON = 1_048_576;
 /** Streams open at once in one session; the host refuses more before it sends OPEN. */
 export const MAX_STREAMS = 1_024;
 export const NONCE_BYTES = 16;

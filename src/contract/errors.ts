@@ -21,6 +21,16 @@ export const ERRORS = {
   route_not_found: { status: 404, suggestion: 'Check the path against docs/e2b-matrix.md.' },
   method_not_allowed: { status: 405, suggestion: 'Check the method against docs/e2b-matrix.md.' },
   conflict: { status: 409, suggestion: 'The sandbox is in another state; read it and try again.' },
+  idempotency_in_progress: {
+    status: 409,
+    e2b: 'idempotency_in_progress',
+    suggestion: 'Wait for the first request with this key to end, then send it again.',
+  },
+  idempotency_request_mismatch: {
+    status: 409,
+    e2b: 'idempotency_request_mismatch',
+    suggestion: 'Use a new Idempotency-Key for a different request.',
+  },
   payload_too_large: { status: 413, suggestion: 'Send a smaller body; files go through the sandbox URL.' },
   unsupported_policy: {
     status: 400,

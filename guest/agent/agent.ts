@@ -1,0 +1,99 @@
+/** The agent: every operation of the channel, by name. */
+import type { AgentRequest } from '../../src/channel/protocol.ts';
+import type { Context } from './context.ts';
+import { dial } from './dial.ts';
+import { entryAt } from './entry.ts';
+import { list, makeFolder, move, remove } from './files.ts';
+import { takeIdentity } from './identity.ts';
+import { createMetrics } from './metrics.ts';
+import { resolvePath } from './paths.ts';
+import { answer, serve, unimplemented } from './session.ts';
+import { createProcesses } from './spawn.ts';
+import type { AgentStream } from './stream.ts';
+import { compose, read, write } from './transfer.ts';
+import type { Transport, TransportEvents } from './transport.ts';
+import { createWatches } from './watch.ts';
+
+/** Serves the host over a transport, for ever. */
+export function runAgent(context: Context, open: (events: TransportEvents) => Transport): void {
+  const processes = createProcesses(context);
+  const watches = createWatches(context);
+  const metrics = createMetrics();
+  const transport = serve(open, operate);
+
+  async function operate(request: AgentRequest, stream: AgentStream): Promise<void> {
+    const account = () => context.users.find('user' in request ? request.user : undefined);
+    const at = (path: string) => resolvePath(path, account());
+    switch (request.op) {
+      case 'ping':
+        context.powers.warm();
+        answer(stream, {});
+        return;
+      case 'identity':
+        if (request.identity.generation !== undefined) metrics.restart();
+        answer(stream, takeIdentity(context, request.identity));
+        return;
+      case 'metrics':
+        answer(stream, metrics.read());
+        return;
+      case 'quiesce':
+        await context.powers.sync();
+        await transport.flushed();
+        answer(stream, {});
+        return;
+      case 'spawn':
+        await processes.spawn(request, stream);
+        return;
+      case 'attach':
+        processes.attach(request, stream);
+        return;
+      case 'processes':
+        processes.list(stream, request.services ?? false);
+        return;
+      case 'signal':
+        processes.signal(request.pid, request.signal);
+        answer(stream, {});
+        return;
+      case 'resize':
+        processes.resize(request.pid, request.cols, request.rows);
+        answer(stream, {});
+        return;
+      case 'stat':
+        answer(stream, { entry: entryAt(context, at(request.path)) });
+        return;
+      case 'list':
+        await list(context, at(request.path), request.depth, stream);
+        return;
+      case 'mkdir':
+        answer(stream, { entry: makeFolder(context, at(request.path), account()) });
+        return;
+      case 'move':
+        answer(stream, { entry: await move(context, at(request.source), at(request.destination), account()) });
+        return;
+      case 'remove':
+        await remove(at(request.path));
+        answer(stream, {});
+        return;
+      case 'read':
+        await read(context, at(request.path), request, stream);
+        return;
+      case 'write':
+        write(context, at(request.path), account(), request.metadata ?? {}, stream);
+        return;
+      case 'compose': {
+        const target = at(request.path);
+        await compose(context, request.sources.map(at), target, account());
+        answer(stream, { entry: entryAt(context, target) });
+        return;
+      }
+      case 'watch':
+        watches.watch(at(request.path), request, stream);
+        return;
+      case 'dial':
+        await dial(request.port, stream);
+        return;
+      default:
+        unimplemented((request as { op?: unknown }).op);
+    }
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * From E2B's create body to the node's action. Members that the SDKs always send are accepted with the value that means
+ * "nothing special"; any other value of a member that is not honoured is refused by its name.
+ */
+import type { NewSandbox, NewSandboxNetwork } from '../contract/e2b/requests.ts';
+import { TIMEOUTS } from '../contract/e2b/requests.ts';
+import { CoppiceError } from '../contract/errors.ts';
+import type { CreateSandboxRequest, NetworkWish } from '../contract/node-api.ts';
+
+const EVERYTHING = '0.0.0.0/0';
+
+export interface Generation {
+  readonly defaultTimeout: number;
+  /** v2 sandboxes are always secured; v1 asks for it. */
+  readonly alwaysSecure: boolean;
+}
+
+export const V1: Generation = Object.freeze({ defaultTimeout: TIMEOUTS.createV1, alwaysSecure: false });
+export const V2: Generation = Object.freeze({ defaultTimeout: TIMEOUTS.createV2, alwaysSecure: true });
+
+export function toCreateRequest(body: NewSandbox, teamID: string, generation: Generation): CreateSandboxRequest {
+  refuse(body.autoPause === true, 'autoPause');
+  refuse(body.autoPauseMemory === false, 'autoPauseMemory');
+  refuse(body.autoResume?.enabled === true, 'autoResume');
+  refuse(body.mcp !== undefined && body.mcp !== null, 'mcp');
+  refuse(isFilled(body.iam?.tokens), 'iam');
+  refuse(isFilled(body.volumeMounts), 'volumeMounts');
+  return {
+    teamID,
+    template: body.templateID,
+    timeoutSeconds: positiveTimeout(body.timeout ?? generation.defaultTimeout),
+    secure: generation.alwaysSecure || body.secure === true,
+    metadata: body.metadata ?? {},
+    envVars: body.envVars ?? {},
+    network: toNetworkWish(body.network ?? {}, body.allow_internet_access ?? undefined),
+  };
+}
+
+/** A deny list of everything and nothing else is how E2B spells `allow_internet_access: false`; deny wins over true. */
+function toNetworkWish(network: NewSandboxNetwork, allowInternetAccess: boolean | undefined): NetworkWish {
+  const denyOut = network.denyOut ?? [];
+  const deniesEverything = denyOut.length === 1 && denyOut[0] === EVERYTHING;
+  refuse(network.allowPublicTraffic === false, 'network.allowPublicTraffic');
+  refuse(isFilled(network.allowOut), 'network.allowOut');
+  refuse(denyOut.length > 0 && !deniesEverything, 'network.denyOut');
+  refuse(network.egressProxy !== undefined && network.egressProxy !== null, 'network.egressProxy');
+  refuse(isFilled(network.maskRequestHost), 'network.maskRequestHost');
+  refuse(isFilled(network.rules), 'network.rules');
+  refuse(isFilled(network.httpsPorts), 'network.httpsPorts');
+  if (deniesEverything) return { allowInternetAccess: false };
+  return allowInternetAccess === undefined ? {} : { allowInternetAccess };
+}
+
+/** Seconds. E2B's two texts for a life that is too short or too long. */
+export function positiveTimeout(seconds: number): number {
+  if (seconds <= 0) throw new CoppiceError('bad_request', 'Timeout must be greater than 0');
+  return cappedTimeout(seconds);
+}
+
+export function cappedTimeout(seconds: number): number {
+  if (seconds > TIMEOUTS.max)
+    throw new CoppiceError('bad_request', `Timeout cannot be greater than ${TIMEOUTS.max / 3600} hours`);
+  return seconds;
+}
+
+export function refuse(condition: boolean, field: string): void {
+  if (!condition) return;
+  throw new CoppiceError('unsupported_policy', `${field} is not supported by this server with the given value`, {
+    details: { field },
+  });
+}
+
+function isFilled(value: object | string | null | undefined): boolean {
+  if (value === undefined || value === null) return false;
+  return typeof value === 'string' ? value !== '' : Object.keys(value).length > 0;
+}

@@ -1,0 +1,79 @@
+/** The node process: owns this host's machines; reached by two unix sockets and nothing else. */
+import { chmodSync, chownSync, rmSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import { join } from 'node:path';
+import { createNodeRpcHandler } from '../contract/node-rpc/server.ts';
+import { isCoppiceError } from '../contract/errors.ts';
+import { openSeed } from '../node/identifiers.ts';
+import { Node } from '../node/node.ts';
+import { Rows } from '../node/rows.ts';
+import { createTraffic } from '../node/traffic-for-node.ts';
+import { openHome } from '../store/home.ts';
+import { createLog } from '../telemetry/log.ts';
+import { accounts } from './accounts.ts';
+import { openHost } from './host.ts';
+import { superviseMe } from './service.ts';
+import { readSettings } from './settings.ts';
+
+export async function runNode(options: { readonly home: string }): Promise<void> {
+  const home = openHome(options.home);
+  const log = createLog({ name: 'node', file: join(home.logs, 'node.log') });
+  try {
+    const settings = readSettings();
+    const who = accounts();
+    const host = openHost(home, log);
+    const fabric = await host.openFabric();
+    const probe = await host.probe();
+    await fabric.start();
+    const templates = await host.builds.ready();
+    const rows = new Rows(home.nodeDatabase);
+    const node = new Node({
+      backend: host.backend,
+      accelerator: probe.accelerator,
+      fabric,
+      rows,
+      templates,
+      machinesFolder: home.machines,
+      firstUid: who?.firstMachine,
+      seed: openSeed(home.seedFile),
+      pool: settings.pool,
+      ...(settings.memoryBudgetMB === undefined ? {} : { memoryBudgetMB: settings.memoryBudgetMB }),
+      notices: [...probe.notices, ...fabric.notices],
+      log,
+    });
+    await node.start();
+    const traffic = createTraffic(node, log);
+    const servers = [
+      await listen(createServer(createNodeRpcHandler(node)), home.nodeSocket, who?.control),
+      await listen(traffic.server, home.trafficSocket, who?.control),
+    ];
+    const tell = superviseMe(async () => {
+      for (const server of servers) server.close();
+      await node.stop({ keep: false });
+      for (const server of servers) server.closeAllConnections();
+      await fabric.stop();
+      rows.close();
+      log.info({}, 'the node stopped');
+    });
+    tell({ type: 'ready' });
+    log.info({ accelerator: probe.accelerator, templates: templates.length }, 'the node serves');
+  } catch (error) {
+    log.error({ error }, 'the node could not start');
+    const message = error instanceof Error ? error.message : String(error);
+    const suggestion = isCoppiceError(error) ? { suggestion: error.suggestion } : {};
+    process.send?.({ type: 'failed', message, ...suggestion }, () => process.exit(1));
+  }
+}
+
+/** A socket that control may use and nobody else. */
+async function listen(server: Server, path: string, owner: number | undefined): Promise<Server> {
+  rmSync(path, { force: true });
+  server.requestTimeout = 0;
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, resolve);
+  });
+  chmodSync(path, 0o600);
+  if (owner !== undefined) chownSync(path, owner, owner);
+  return server;
+}

@@ -1,0 +1,21 @@
+/** Everything between a bare machine and a service that can start. Idempotent; the second time it only looks. */
+import type { Home } from '../store/home.ts';
+import type { Log } from '../telemetry/log.ts';
+import { BUILT_IN_TEMPLATES } from '../templates/definitions.ts';
+import { installPackages, missingPackages } from '../templates/packages.ts';
+import { openHost } from './host.ts';
+import type { Progress } from './progress.ts';
+
+export async function setUp(home: Home, log: Log, progress: Progress, signal: AbortSignal): Promise<void> {
+  await setUpPackages(progress, signal);
+  const host = openHost(home, log);
+  for (const definition of BUILT_IN_TEMPLATES) await host.buildTemplate(definition, { progress, signal, force: false });
+}
+
+export async function setUpPackages(progress: Progress, signal: AbortSignal): Promise<void> {
+  const missing = await missingPackages();
+  if (missing.length === 0) return;
+  progress.step(`installing ${missing.join(', ')}`);
+  await installPackages(signal, () => {}, missing);
+  progress.done();
+}

@@ -1,0 +1,137 @@
+/** The node's views in E2B's JSON. */
+import { CLIENT_ID, type Receipt, type SandboxState, type SandboxView, type TemplateView } from '../node-api.ts';
+import type { ListedSandbox, Sandbox, SandboxDetail, Template, TemplateWithBuilds } from './responses.ts';
+
+/** E2B knows two states: what is on its way into or out of a pause counts as where it goes. Undefined: gone. */
+export function wireState(state: SandboxState): 'running' | 'paused' | undefined {
+  switch (state) {
+    case 'creating':
+    case 'running':
+    case 'resuming':
+      return 'running';
+    case 'pausing':
+    case 'paused':
+      return 'paused';
+    case 'killing':
+    case 'killed':
+    case 'error':
+      return undefined;
+  }
+}
+
+/** Answer of create and connect. `domain` steers the SDK to where this server's sandboxes are; null leaves it alone. */
+export function encodeSandbox(view: SandboxView, domain: string | undefined): Sandbox {
+  return {
+    templateID: view.templateID,
+    sandboxID: view.sandboxID,
+    clientID: CLIENT_ID,
+    envdVersion: view.envdVersion,
+    ...optional('alias', view.alias),
+    ...optional('envdAccessToken', view.envdAccessToken),
+    trafficAccessToken: null,
+    domain: domain ?? null,
+  };
+}
+
+export function encodeListedSandbox(view: SandboxView, state: 'running' | 'paused'): ListedSandbox {
+  return {
+    templateID: view.templateID,
+    sandboxID: view.sandboxID,
+    clientID: CLIENT_ID,
+    startedAt: instant(view.startedAtMs),
+    endAt: instant(view.endAtMs),
+    cpuCount: view.cpuCount,
+    memoryMB: view.memoryMB,
+    diskSizeMB: view.diskSizeMB,
+    state,
+    envdVersion: view.envdVersion,
+    ...optional('alias', view.alias),
+    metadata: { ...view.metadata },
+    volumeMounts: [],
+  };
+}
+
+export function encodeSandboxDetail(
+  view: SandboxView,
+  state: 'running' | 'paused',
+  domain: string | undefined,
+): SandboxDetail {
+  return {
+    ...encodeListedSandbox(view, state),
+    ...optional('envdAccessToken', view.envdAccessToken),
+    allowInternetAccess: view.allowInternetAccess ?? null,
+    domain: domain ?? null,
+    lifecycle: { autoResume: false, onTimeout: 'kill' },
+  };
+}
+
+/** Templates of a node have no owner: every key may use them, which is what E2B calls public. */
+export function encodeTemplate(view: TemplateView): Template {
+  return {
+    templateID: view.templateID,
+    buildID: view.buildID,
+    cpuCount: view.cpuCount,
+    memoryMB: view.memoryMB,
+    diskSizeMB: view.diskSizeMB,
+    public: true,
+    aliases: [...view.aliases],
+    names: [...view.aliases],
+    createdAt: instant(view.createdAtMs),
+    updatedAt: instant(view.updatedAtMs),
+    createdBy: null,
+    lastSpawnedAt: view.lastSpawnedAtMs === undefined ? null : instant(view.lastSpawnedAtMs),
+    spawnCount: view.spawnCount,
+    buildCount: 1,
+    envdVersion: view.envdVersion,
+    buildStatus: 'ready',
+  };
+}
+
+export function encodeTemplateWithBuilds(view: TemplateView): TemplateWithBuilds {
+  return {
+    templateID: view.templateID,
+    public: true,
+    aliases: [...view.aliases],
+    names: [...view.aliases],
+    createdAt: instant(view.createdAtMs),
+    updatedAt: instant(view.updatedAtMs),
+    lastSpawnedAt: view.lastSpawnedAtMs === undefined ? null : instant(view.lastSpawnedAtMs),
+    spawnCount: view.spawnCount,
+    builds: [
+      {
+        buildID: view.buildID,
+        status: 'ready',
+        createdAt: instant(view.createdAtMs),
+        updatedAt: instant(view.updatedAtMs),
+        finishedAt: instant(view.updatedAtMs),
+        cpuCount: view.cpuCount,
+        memoryMB: view.memoryMB,
+        diskSizeMB: view.diskSizeMB,
+        envdVersion: view.envdVersion,
+      },
+    ],
+  };
+}
+
+/** `Server-Timing` (W3C): one entry a stage, durations in milliseconds, then the total. */
+export function encodeServerTiming(receipt: Receipt): string {
+  const stages = receipt.stages.slice(0, 32).map(({ name, ms }) => `${token(name)};dur=${round(ms)}`);
+  const total = `total;dur=${round(receipt.totalMs)}`;
+  return [...stages, receipt.path === undefined ? total : `${total};desc="${receipt.path}"`].join(', ');
+}
+
+function token(name: string): string {
+  return name.replace(/[^A-Za-z0-9_-]/g, '_').slice(0, 64) || 'stage';
+}
+
+function round(ms: number): number {
+  return Number.isFinite(ms) ? Math.round(ms * 1000) / 1000 : 0;
+}
+
+function instant(ms: number): string {
+  return new Date(ms).toISOString();
+}
+
+function optional<K extends string>(name: K, value: string | undefined): { [P in K]?: string } {
+  return value === undefined ? {} : ({ [name]: value } as { [P in K]?: string });
+}

@@ -1,0 +1,223 @@
+/** Messages of node.proto to and from the types of node-api.ts. A field that is absent stays absent; values are checked. */
+import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { CoppiceError } from '../errors.ts';
+import {
+  type CreateSandboxRequest as CreateMessage,
+  CreateSandboxRequestSchema,
+  type ListSandboxesRequest as ListMessage,
+  ListSandboxesRequestSchema,
+  type Pair,
+  type Position,
+  type Receipt as ReceiptMessage,
+  type ReceiptSchema,
+  type Sandbox as SandboxMessage,
+  type SandboxSchema,
+  type Template as TemplateMessage,
+  type TemplateSchema,
+} from '../gen/node_pb.js';
+import type {
+  CreateSandboxRequest,
+  ListSandboxesQuery,
+  ListSandboxesResult,
+  Receipt,
+  SandboxState,
+  SandboxView,
+  TemplateView,
+} from '../node-api.ts';
+
+const STATES: ReadonlySet<string> = new Set<SandboxState>([
+  'creating',
+  'running',
+  'pausing',
+  'paused',
+  'resuming',
+  'killing',
+  'killed',
+  'error',
+]);
+
+export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
+  const { allowInternetAccess } = request.network;
+  return create(CreateSandboxRequestSchema, {
+    teamId: request.teamID,
+    template: request.template,
+    timeoutSeconds: request.timeoutSeconds,
+    secure: request.secure,
+    metadata: toPairs(request.metadata),
+    envVars: toPairs(request.envVars),
+    network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
+  });
+}
+
+export function requestFromMessage(message: CreateMessage): CreateSandboxRequest {
+  const allowInternetAccess = message.network?.allowInternetAccess;
+  return {
+    teamID: message.teamId,
+    template: message.template,
+    timeoutSeconds: message.timeoutSeconds,
+    secure: message.secure,
+    metadata: fromPairs(message.metadata),
+    envVars: fromPairs(message.envVars),
+    network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
+  };
+}
+
+export function queryToMessage(query: ListSandboxesQuery): ListMessage {
+  return create(ListSandboxesRequestSchema, {
+    teamId: query.teamID,
+    states: [...query.states],
+    order: query.order,
+    limit: query.limit,
+    ...(query.metadata === undefined ? {} : { metadata: { pairs: toPairs(query.metadata) } }),
+    ...(query.template === undefined ? {} : { template: query.template }),
+    ...(query.startedAfterMs === undefined ? {} : { startedAfterMs: query.startedAfterMs }),
+    ...(query.after === undefined ? {} : { after: positionToMessage(query.after) }),
+  });
+}
+
+export function queryFromMessage(message: ListMessage): ListSandboxesQuery {
+  return {
+    teamID: message.teamId,
+    states: message.states.map((state) => oneOf(state, ['running', 'paused'] as const, 'states')),
+    order: oneOf(message.order, ['asc', 'desc'] as const, 'order'),
+    limit: message.limit,
+    ...(message.metadata === undefined ? {} : { metadata: fromPairs(message.metadata.pairs) }),
+    ...(message.template === undefined ? {} : { template: message.template }),
+    ...(message.startedAfterMs === undefined ? {} : { startedAfterMs: message.startedAfterMs }),
+    ...(message.after === undefined ? {} : { after: positionFromMessage(message.after) }),
+  };
+}
+
+export function sandboxToMessage(view: SandboxView): MessageInitShape<typeof SandboxSchema> {
+  return {
+    sandboxId: view.sandboxID,
+    teamId: view.teamID,
+    templateId: view.templateID,
+    state: view.state,
+    startedAtMs: view.startedAtMs,
+    endAtMs: view.endAtMs,
+    cpuCount: view.cpuCount,
+    memoryMb: view.memoryMB,
+    diskSizeMb: view.diskSizeMB,
+    envdVersion: view.envdVersion,
+    metadata: toPairs(view.metadata),
+    generation: view.generation,
+    ...(view.alias === undefined ? {} : { alias: view.alias }),
+    ...(view.envdAccessToken === undefined ? {} : { envdAccessToken: view.envdAccessToken }),
+    ...(view.allowInternetAccess === undefined ? {} : { allowInternetAccess: view.allowInternetAccess }),
+  };
+}
+
+export function sandboxFromMessage(message: SandboxMessage | undefined): SandboxView {
+  if (message === undefined || !STATES.has(message.state)) throw malformed('sandbox');
+  return {
+    sandboxID: message.sandboxId,
+    teamID: message.teamId,
+    templateID: message.templateId,
+    ...(message.alias === undefined ? {} : { alias: message.alias }),
+    state: message.state as SandboxState,
+    startedAtMs: message.startedAtMs,
+    endAtMs: message.endAtMs,
+    cpuCount: message.cpuCount,
+    memoryMB: message.memoryMb,
+    diskSizeMB: message.diskSizeMb,
+    envdVersion: message.envdVersion,
+    ...(message.envdAccessToken === undefined ? {} : { envdAccessToken: message.envdAccessToken }),
+    metadata: fromPairs(message.metadata),
+    ...(message.allowInternetAccess === undefined ? {} : { allowInternetAccess: message.allowInternetAccess }),
+    generation: message.generation,
+  };
+}
+
+export function receiptToMessage(receipt: Receipt): MessageInitShape<typeof ReceiptSchema> {
+  return {
+    verb: receipt.verb,
+    totalMs: receipt.totalMs,
+    stages: receipt.stages.map(({ name, ms }) => ({ name, ms })),
+    ...(receipt.path === undefined ? {} : { path: receipt.path }),
+  };
+}
+
+export function receiptFromMessage(message: ReceiptMessage | undefined): Receipt {
+  if (message === undefined) throw malformed('receipt');
+  return {
+    verb: message.verb,
+    ...(message.path === undefined ? {} : { path: oneOf(message.path, ['hot', 'cold'] as const, 'path') }),
+    totalMs: message.totalMs,
+    stages: message.stages.map(({ name, ms }) => ({ name, ms })),
+  };
+}
+
+export function templateToMessage(view: TemplateView): MessageInitShape<typeof TemplateSchema> {
+  return {
+    templateId: view.templateID,
+    buildId: view.buildID,
+    aliases: [...view.aliases],
+    cpuCount: view.cpuCount,
+    memoryMb: view.memoryMB,
+    diskSizeMb: view.diskSizeMB,
+    envdVersion: view.envdVersion,
+    isolation: view.isolation,
+    createdAtMs: view.createdAtMs,
+    updatedAtMs: view.updatedAtMs,
+    spawnCount: view.spawnCount,
+    hot: view.hot,
+    ...(view.lastSpawnedAtMs === undefined ? {} : { lastSpawnedAtMs: view.lastSpawnedAtMs }),
+  };
+}
+
+export function templateFromMessage(message: TemplateMessage): TemplateView {
+  return {
+    templateID: message.templateId,
+    buildID: message.buildId,
+    aliases: message.aliases,
+    cpuCount: message.cpuCount,
+    memoryMB: message.memoryMb,
+    diskSizeMB: message.diskSizeMb,
+    envdVersion: message.envdVersion,
+    isolation: oneOf(message.isolation, ['microvm', 'jail'] as const, 'isolation'),
+    createdAtMs: message.createdAtMs,
+    updatedAtMs: message.updatedAtMs,
+    spawnCount: message.spawnCount,
+    ...(message.lastSpawnedAtMs === undefined ? {} : { lastSpawnedAtMs: message.lastSpawnedAtMs }),
+    hot: message.hot,
+  };
+}
+
+type PagePosition = NonNullable<ListSandboxesResult['next']>;
+
+export function positionToMessage(position: PagePosition): { startedAtMs: number; sandboxId: string } {
+  return { startedAtMs: position.startedAtMs, sandboxId: position.sandboxID };
+}
+
+export function positionFromMessage(message: Position): PagePosition {
+  return { startedAtMs: message.startedAtMs, sandboxID: message.sandboxId };
+}
+
+/** Refuses text that UTF-8 cannot carry (a lone surrogate), anywhere in a request, before it is sent. */
+export function demandWellFormed(value: unknown): void {
+  if (typeof value === 'string') {
+    if (!value.isWellFormed()) throw new CoppiceError('bad_request', 'the request has text that is not valid Unicode');
+  } else if (typeof value === 'object' && value !== null) {
+    for (const [key, member] of Object.entries(value)) {
+      demandWellFormed(key);
+      demandWellFormed(member);
+    }
+  }
+}
+
+function toPairs(map: Readonly<Record<string, string>>): { key: string; value: string }[] {
+  return Object.entries(map).map(([key, value]) => ({ key, value }));
+}
+
+/** `Object.fromEntries` makes own properties of any key, `__proto__` too. */
+function fromPairs(pairs: readonly Pair[]): Record<string, string> {
+  return Object.fromEntries(pairs.map(({ key, value }) => [key, value]));
+}
+
+function oneOf<T extends string>(value: string, allowed: readonly T[], field: string): T {
+  if (!(allowed as readonly string[]).includes(value)) throw malformed(field);
+  return value as T;
+}
+
+const malformed = (field: string): CoppiceError => new CoppiceError('internal', `malformed node RPC message: ${field}`);

@@ -1,0 +1,161 @@
+/**
+ * One live machine in this process: a pool entry first, a sandbox after its claim. Holds what is needed to speak to it
+ * and to end it; the row in the store says what it is.
+ */
+import type { AgentClient } from '../channel/agent.ts';
+import { connectAgent } from '../channel/client.ts';
+import { CoppiceError } from '../contract/errors.ts';
+import { createEnvd, type Envd } from '../envd/envd.ts';
+import { createInterpreter, type Interpreter } from '../envd/interpreter/index.ts';
+import type { Machine } from '../isolation/backend.ts';
+import type { Attachment } from '../network/fabric.ts';
+import type { Log } from '../telemetry/log.ts';
+
+export interface MemberOptions {
+  readonly id: string;
+  readonly templateID: string;
+  readonly generation: string;
+  readonly memoryMB: number;
+  readonly languages: readonly string[];
+  readonly machine: Machine;
+  readonly attachment?: Attachment;
+  readonly log: Log;
+}
+
+/** How long a session may take to begin with a guest that already runs. Wide: an emulated guest on a loaded host is slow. */
+const SESSION_DEADLINE_MS = 20_000;
+
+export class Member {
+  readonly id: string;
+  readonly templateID: string;
+  readonly generation: string;
+  readonly memoryMB: number;
+  readonly machine: Machine;
+  readonly attachment: Attachment | undefined;
+  /** What the fabric lets it do now; a fresh attachment is denied everything. */
+  internet = false;
+  readonly #log: Log;
+  readonly #languages: readonly string[];
+  readonly #cuts = new Set<() => void>();
+  #agent: AgentClient | undefined;
+  #connecting: Promise<AgentClient> | undefined;
+  #env: Readonly<Record<string, string>> = {};
+  #accessToken: string | undefined;
+  #envd: Envd | undefined;
+  #interpreter: Interpreter | undefined;
+  #ended = false;
+
+  constructor(options: MemberOptions) {
+    this.id = options.id;
+    this.templateID = options.templateID;
+    this.generation = options.generation;
+    this.memoryMB = options.memoryMB;
+    this.machine = options.machine;
+    this.attachment = options.attachment;
+    this.#languages = options.languages;
+    this.#log = options.log.child({ sandboxID: options.id });
+  }
+
+  get ended(): boolean {
+    return this.#ended;
+  }
+
+  get env(): Readonly<Record<string, string>> {
+    return this.#env;
+  }
+
+  get accessToken(): string | undefined {
+    return this.#accessToken;
+  }
+
+  /** The session that stands now, if any. */
+  get session(): AgentClient | undefined {
+    return this.#agent;
+  }
+
+  /** The session with the agent; begun anew when the one before broke (the node was restarted, the guest sent garbage). */
+  async agent(): Promise<AgentClient> {
+    if (this.#ended) throw new CoppiceError('sandbox_not_found', `Sandbox "${this.id}" doesn't exist or you don't have access to it`);
+    if (this.#agent) return this.#agent;
+    this.#connecting ??= this.#connect(false).finally(() => {
+      this.#connecting = undefined;
+    });
+    return this.#connecting;
+  }
+
+  /** First session of a fresh clone, whose byte stream ends on a frame boundary. */
+  async begin(signal: AbortSignal): Promise<AgentClient> {
+    return this.#connect(true, signal);
+  }
+
+  async #connect(clean: boolean, signal?: AbortSignal): Promise<AgentClient> {
+    const stream = await this.machine.openChannel(signal);
+    const agent = await connectAgent(stream, { log: this.#log, signal, deadlineMs: SESSION_DEADLINE_MS, resync: !clean });
+    if (this.#ended) {
+      agent.close();
+      throw new CoppiceError('sandbox_not_found', `sandbox ${this.id} ended while its session began`);
+    }
+    this.#agent = agent;
+    void agent.closed.then((reason) => {
+      if (this.#agent === agent) this.#agent = undefined;
+      if (!this.#ended) this.#log.warn({ error: reason }, 'the session with the agent ended');
+    });
+    return agent;
+  }
+
+  /** From pool entry to sandbox: what its services serve from now on. */
+  assign(owner: { readonly env: Readonly<Record<string, string>>; readonly accessToken?: string }): void {
+    this.#env = owner.env;
+    this.#accessToken = owner.accessToken;
+  }
+
+  /** Made at the first request: a claim pays for neither. */
+  get envd(): Envd {
+    this.#envd ??= createEnvd(this.#face(), { log: this.#log });
+    return this.#envd;
+  }
+
+  get interpreter(): Interpreter {
+    this.#interpreter ??= createInterpreter(this.#face(), { log: this.#log });
+    return this.#interpreter;
+  }
+
+  /** What the services see. Read at each use: environment and token come with the claim. */
+  #face() {
+    const member = this;
+    return {
+      sandboxID: this.id,
+      templateID: this.templateID,
+      languages: this.#languages,
+      defaultUser: 'user' as const,
+      agent: () => this.#agent ?? this.agent(),
+      get env(): Readonly<Record<string, string>> {
+        return member.#env;
+      },
+      get accessToken(): string | undefined {
+        return member.#accessToken;
+      },
+    };
+  }
+
+  /** Registers something to cut when the sandbox ends; the returned function takes it back. */
+  track(cut: () => void): () => void {
+    if (this.#ended) {
+      cut();
+      return () => {};
+    }
+    this.#cuts.add(cut);
+    return () => this.#cuts.delete(cut);
+  }
+
+  /** Cuts every stream and session at once. The machine itself is ended by the caller. Idempotent. */
+  end(reason: string): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    for (const cut of this.#cuts) cut();
+    this.#cuts.clear();
+    this.#envd?.close(new Error(reason));
+    this.#interpreter?.close();
+    this.#agent?.close(new Error(reason));
+  }
+}

@@ -1,0 +1,206 @@
+/**
+ * From a definition to a template that sandboxes are cloned from: image, first boot, warm-up, golden checkpoint, entry in
+ * the catalogue. A build that is there and still fits this host is not made again.
+ */
+import { randomUUID } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { AgentClient } from '../channel/agent.ts';
+import { connectAgent } from '../channel/client.ts';
+import { CoppiceError, isCoppiceError } from '../contract/errors.ts';
+import { prestartInterpreter } from '../envd/interpreter/index.ts';
+import type { GoldenCheckpoint, IsolationBackend, Machine, MachineImage } from '../isolation/backend.ts';
+import type { Log } from '../telemetry/log.ts';
+import { type Catalogue, openCatalogue, type ResolvedTemplate } from '../templates/catalogue.ts';
+import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
+import { buildImage } from '../templates/image.ts';
+import type { ReadyTemplate } from './nursery.ts';
+
+export interface TemplateBuildsOptions {
+  readonly backend: IsolationBackend;
+  readonly imagesFolder: string;
+  readonly templatesFolder: string;
+  readonly machinesFolder: string;
+  /** The VMM of a golden boot runs as this user, when this process is root. */
+  readonly uid: number | undefined;
+  readonly log: Log;
+}
+
+export interface BuildNews {
+  readonly label: string;
+  readonly done: boolean;
+  readonly fraction?: number;
+  readonly etaSeconds?: number;
+}
+
+/** From the first byte that the kernel runs to an agent that answers, at most; a slow host's probe lengthens it. */
+const BOOT_DEADLINE_MS = 120_000;
+const WARM_DEADLINE_MS = 180_000;
+/** What a boot and its warm-up take under emulation, for the estimate on the screen. Seconds. */
+const GOLDEN_GUESS_SECONDS = 25;
+
+/** Run once before the checkpoint, so that the pages of a first command are in the guest's cache when a clone begins. */
+const WARM_COMMANDS: readonly string[] = ['echo warm', 'ls -l /home/user; id; cat /etc/hostname; true | cat'];
+
+export class TemplateBuilds {
+  readonly #options: TemplateBuildsOptions;
+
+  constructor(options: TemplateBuildsOptions) {
+    this.#options = options;
+  }
+
+  /** What the catalogue holds, whether or not it can be restored here. */
+  async list(): Promise<readonly ResolvedTemplate[]> {
+    return (await this.#catalogue()).list();
+  }
+
+  /** Templates that can be cloned now. One that cannot is logged and left out. */
+  async ready(): Promise<readonly ReadyTemplate[]> {
+    const found: ReadyTemplate[] = [];
+    for (const entry of await this.list()) {
+      try {
+        found.push(readyFrom(entry, await this.#options.backend.openGolden(entry.goldenFolder)));
+      } catch (error) {
+        this.#options.log.error({ error, template: entry.template.name }, 'a template cannot be used');
+      }
+    }
+    return found;
+  }
+
+  #catalogue(): Promise<Catalogue> {
+    const { templatesFolder, log } = this.#options;
+    const onDamage = (path: string, error: unknown): void => log.warn({ path, error }, 'a file of the catalogue cannot be read');
+    return openCatalogue(templatesFolder, { onDamage });
+  }
+
+  async build(
+    definition: TemplateDefinition,
+    options: { readonly signal: AbortSignal; readonly force: boolean; readonly onProgress: (news: BuildNews) => void },
+  ): Promise<ResolvedTemplate> {
+    const { imagesFolder, log } = this.#options;
+    const { signal, force, onProgress } = options;
+    const { name } = definition;
+    let worked = false;
+    const image = await buildImage(definition, {
+      imagesFolder,
+      signal,
+      force,
+      onProgress: (event) => {
+        if (event.state !== 'running') return;
+        worked = true;
+        onProgress({
+          label: `building ${name}: ${event.label}`,
+          done: false,
+          ...(event.fraction === undefined ? {} : { fraction: event.fraction }),
+          etaSeconds: (event.etaSeconds ?? 0) + GOLDEN_GUESS_SECONDS,
+        });
+      },
+    });
+    if (worked) onProgress({ label: `built the image of ${name}`, done: true });
+    const catalogue = await this.#catalogue();
+    const known = catalogue.resolve(templateIDOf(name));
+    if (known && !force && (await this.#fits(known, image, definition))) return known;
+
+    const label = (stage: string): string => `taking the golden checkpoint of ${name}: ${stage}`;
+    onProgress({ label: label('booting'), done: false, etaSeconds: GOLDEN_GUESS_SECONDS });
+    const pending = await catalogue.begin(definition);
+    let built: ResolvedTemplate;
+    try {
+      await this.#capture(definition, image, pending.goldenFolder, signal, (stage) => onProgress({ label: label(stage), done: false }));
+      built = await catalogue.publish(pending, definition, image);
+    } catch (error) {
+      await catalogue.abandon(pending);
+      throw error;
+    }
+    onProgress({ label: `template ${name} is ready`, done: true });
+    log.info({ template: name, buildID: pending.buildID }, 'template built');
+    for (const stale of await catalogue.staleBuilds()) await catalogue.removeBuild(stale);
+    return built;
+  }
+
+  /** Made from this very image, and restorable by this host's VMM. */
+  async #fits(entry: ResolvedTemplate, image: MachineImage, definition: TemplateDefinition): Promise<boolean> {
+    const { build } = entry;
+    if (build.image.hash !== image.hash || JSON.stringify(build.shape) !== JSON.stringify(definition.shape)) return false;
+    try {
+      await this.#options.backend.openGolden(entry.goldenFolder);
+      return true;
+    } catch (error) {
+      if (!isCoppiceError(error)) throw error;
+      this.#options.log.warn({ error, template: definition.name }, 'the golden checkpoint is made anew');
+      return false;
+    }
+  }
+
+  async #capture(
+    definition: TemplateDefinition,
+    image: MachineImage,
+    out: string,
+    signal: AbortSignal,
+    onStage: (stage: string) => void,
+  ): Promise<GoldenCheckpoint> {
+    const { backend, machinesFolder, uid, log } = this.#options;
+    const id = `golden${randomUUID().replaceAll('-', '').slice(0, 12)}`;
+    const folder = join(machinesFolder, id);
+    await mkdir(folder, { recursive: true, mode: 0o700 });
+    let agent: AgentClient | undefined;
+    try {
+      return await backend.makeGolden(
+        image,
+        { id, folder, shape: definition.shape, ...(uid === undefined ? {} : { uid }) },
+        out,
+        async (machine, bootSignal) => {
+          // The session stays open through the capture: a clone then finds its port as it was, host connected.
+          agent = await firstSession(machine, log, AbortSignal.any([signal, bootSignal]));
+          onStage('warming it up');
+          await warmUp(agent, definition, log, AbortSignal.any([signal, bootSignal, AbortSignal.timeout(WARM_DEADLINE_MS)]));
+          onStage('capturing');
+        },
+        { signal, onProgress: onStage },
+      );
+    } finally {
+      agent?.close();
+      await rm(folder, { recursive: true, force: true });
+    }
+  }
+}
+
+function readyFrom({ template, build }: ResolvedTemplate, golden: GoldenCheckpoint): ReadyTemplate {
+  return {
+    templateID: template.templateID,
+    buildID: build.buildID,
+    aliases: [template.name, ...template.aliases],
+    shape: build.shape,
+    languages: build.languages,
+    env: {},
+    image: build.image,
+    golden,
+    createdAtMs: build.createdAtMs,
+  };
+}
+
+async function firstSession(machine: Machine, log: Log, signal: AbortSignal): Promise<AgentClient> {
+  const stream = await machine.openChannel(signal);
+  return connectAgent(stream, { log, signal, deadlineMs: BOOT_DEADLINE_MS });
+}
+
+/** Nothing that a user could see may be left: no file, no history, no seeded generator. */
+async function warmUp(agent: AgentClient, definition: TemplateDefinition, log: Log, signal: AbortSignal): Promise<void> {
+  await agent.identity({ hostname: 'coppice', network: null, clockMs: Date.now(), env: {} }, signal);
+  for (const command of WARM_COMMANDS) await runToEnd(agent, command, signal);
+  await agent.metrics(signal);
+  for (const language of definition.languages) await prestartInterpreter(agent, language, { log, signal });
+  // Twice: the second answer comes from translated code and leaves it in the checkpoint's working set.
+  await agent.identity({ hostname: 'coppice', network: null, clockMs: Date.now(), env: {} }, signal);
+  await agent.ping(signal);
+  await agent.quiesce(signal);
+}
+
+async function runToEnd(agent: AgentClient, command: string, signal: AbortSignal): Promise<void> {
+  const child = await agent.spawn({ cmd: '/bin/bash', args: ['-l', '-c', command], stdin: false }, signal);
+  for await (const output of child.output) {
+    if (output.type === 'exit' && output.exitCode !== 0) {
+      throw new CoppiceError('start_failed', `the template's warm-up failed with ${output.exitCode}: ${command}`);
+    }
+  }
+}

@@ -1,0 +1,44 @@
+/** Lets the traffic server find the node's sandboxes. */
+import { AgentError } from '../channel/agent.ts';
+import { matchesSignature } from '../envd/auth.ts';
+import type { Log } from '../telemetry/log.ts';
+import type { Member } from './member.ts';
+import type { Node } from './node.ts';
+import { createTrafficServer, type TrafficServer, type TrafficTarget } from './traffic/server.ts';
+
+export function createTraffic(node: Node, log: Log): TrafficServer {
+  return createTrafficServer({
+    lookup: (sandboxID) => {
+      const member = node.member(sandboxID);
+      return member && targetOf(member);
+    },
+    findBySignature: (url) => {
+      for (const member of node.members()) {
+        const verdict = matchesSignature(member, url);
+        if (verdict === 'ok' || verdict === 'expired') return targetOf(member);
+      }
+      return undefined;
+    },
+    log,
+  });
+}
+
+function targetOf(member: Member): TrafficTarget {
+  return {
+    sandboxID: member.id,
+    get envd() {
+      return member.envd;
+    },
+    get interpreter() {
+      return member.interpreter;
+    },
+    agent: () => {
+      const agent = member.session;
+      if (agent) return agent;
+      // Begun again for whoever comes next; this request is told to try again.
+      member.agent().catch(() => {});
+      throw new AgentError('unavailable', 'the session with the sandbox is being begun again');
+    },
+    track: (cut) => member.track(cut),
+  };
+}

@@ -1,0 +1,83 @@
+/** Where everything of one Coppice lives. `COPPICE_HOME`, else /var/lib/coppice as root, else the XDG data folder. */
+import { createHash } from 'node:crypto';
+import { mkdirSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { isAbsolute, join, resolve } from 'node:path';
+import { CoppiceError } from '../contract/errors.ts';
+
+export interface Home {
+  readonly folder: string;
+  /** Eight hex digits that tell this home from others on the host: names of namespaces, tables and cgroups. */
+  readonly instance: string;
+  readonly controlDatabase: string;
+  readonly nodeDatabase: string;
+  /** The key made at first start, mode 0600, so that a later start can print it. */
+  readonly apiKeyFile: string;
+  /** 32 random bytes, mode 0600: sandbox access tokens are derived from it and stored nowhere. */
+  readonly seedFile: string;
+  readonly images: string;
+  readonly templates: string;
+  readonly machines: string;
+  readonly network: string;
+  readonly probeFile: string;
+  readonly logs: string;
+  readonly run: string;
+  readonly nodeSocket: string;
+  readonly trafficSocket: string;
+  /** Pid file and lock of the running service. */
+  readonly lockFile: string;
+}
+
+/** Sockets of a machine are <home>/machines/<21 chars>/channel.sock, and a unix socket's path ends at 107 bytes. */
+const LONGEST_HOME = 60;
+
+export function defaultHomeFolder(env: NodeJS.ProcessEnv = process.env, uid: number = process.getuid?.() ?? 0): string {
+  if (env.COPPICE_HOME) return resolve(env.COPPICE_HOME);
+  if (uid === 0) return '/var/lib/coppice';
+  return join(env.XDG_DATA_HOME ?? join(homedir(), '.local', 'share'), 'coppice');
+}
+
+/** Names the parts of a home and makes the folders. Throws host_unfit when the path is too long for unix sockets. */
+export function openHome(folder: string = defaultHomeFolder()): Home {
+  if (!isAbsolute(folder)) throw new CoppiceError('host_unfit', `COPPICE_HOME must be an absolute path, not ${folder}`);
+  if (Buffer.byteLength(folder) > LONGEST_HOME) {
+    throw new CoppiceError(
+      'host_unfit',
+      `COPPICE_HOME is longer than ${LONGEST_HOME} bytes: ${folder}; unix sockets need a shorter one`,
+    );
+  }
+  const at = (...parts: string[]): string => join(folder, ...parts);
+  const home: Home = {
+    folder,
+    instance: createHash('sha256').update(folder).digest('hex').slice(0, 8),
+    controlDatabase: at('control', 'control.db'),
+    nodeDatabase: at('node', 'node.db'),
+    apiKeyFile: at('api-key'),
+    seedFile: at('node', 'seed'),
+    images: at('images'),
+    templates: at('templates'),
+    machines: at('machines'),
+    network: at('network'),
+    probeFile: at('node', 'probe.json'),
+    logs: at('logs'),
+    run: at('run'),
+    nodeSocket: at('run', 'node.sock'),
+    trafficSocket: at('run', 'traffic.sock'),
+    lockFile: at('run', 'service.json'),
+  };
+  // 0711: the unprivileged VMMs must be able to walk to their own files, and list nothing.
+  mkdirSync(folder, { recursive: true, mode: 0o711 });
+  for (const [name, mode] of [
+    ['control', 0o700],
+    ['node', 0o700],
+    ['images', 0o755],
+    ['templates', 0o755],
+    ['machines', 0o711],
+    ['network', 0o700],
+    ['logs', 0o700],
+    ['run', 0o711],
+  ] as const) {
+    mkdirSync(at(name), { recursive: true, mode });
+  }
+  return home;
+}

@@ -1,0 +1,359 @@
+/**
+ * A node in memory with the semantics of the real one as a client sees them: deadlines, owners, states, pages, texts of
+ * errors. No machine is started. Beside it, `serveAPI` puts the REST edge before a node on a loopback port.
+ */
+
+import assert from 'node:assert/strict';
+import { randomBytes, randomUUID } from 'node:crypto';
+import { createServer, request as httpRequest, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { createApi } from '../../src/api/create-api.ts';
+import { answerClientError } from '../../src/api/errors.ts';
+import { answerSchema } from '../../src/contract/e2b/responses.ts';
+import { CoppiceError } from '../../src/contract/errors.ts';
+import {
+  type CreateSandboxRequest,
+  type CreateSandboxResult,
+  ENVD_VERSION,
+  type ListSandboxesQuery,
+  type ListSandboxesResult,
+  type NodeApi,
+  type NodeStatus,
+  type SandboxView,
+  type TemplateView,
+} from '../../src/contract/node-api.ts';
+import { type ControlStore, openControlStore } from '../../src/control/control-store.ts';
+import { type Log, silentLog } from '../../src/telemetry/log.ts';
+
+export interface FakeNodeOptions {
+  /** Milliseconds since the epoch. */
+  readonly now?: () => number;
+  readonly templates?: readonly TemplateView[];
+  /** Creates beyond this fail with `capacity`. Default 10000. */
+  readonly capacity?: number;
+}
+
+export interface FakeNode extends NodeApi {
+  /** What create was asked, in order. */
+  readonly requests: readonly CreateSandboxRequest[];
+  /** The signal of each of them. */
+  readonly signals: readonly (AbortSignal | undefined)[];
+  /** Makes the next create wait until the returned function is called (or its signal aborts). */
+  holdNextCreate(): () => void;
+  /** Makes the next call of any method throw this. */
+  failNext(error: unknown): void;
+  /** Puts a running sandbox into the state that a pause leaves. */
+  pause(sandboxID: string): void;
+  setReady(ready: boolean): void;
+}
+
+export function fakeTemplate(alias: string, index = 0): TemplateView {
+  const id = Buffer.from(alias).toString('hex').padEnd(20, '0').slice(0, 20);
+  return {
+    templateID: id,
+    buildID: randomUUID(),
+    aliases: [alias],
+    cpuCount: 2,
+    memoryMB: 1024,
+    diskSizeMB: 4096,
+    envdVersion: ENVD_VERSION,
+    isolation: 'microvm',
+    createdAtMs: 1_767_225_600_000 + index * 1000,
+    updatedAtMs: 1_767_225_600_000 + index * 1000,
+    spawnCount: 0,
+    hot: 0,
+  };
+}
+
+export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
+  const now = options.now ?? Date.now;
+  const templates = options.templates ?? [fakeTemplate('base'), fakeTemplate('code-interpreter-v1', 1)];
+  const sandboxes = new Map<string, SandboxView>();
+  const requests: CreateSandboxRequest[] = [];
+  const signals: (AbortSignal | undefined)[] = [];
+  let failure: { readonly error: unknown } | undefined;
+  let held: Promise<void> | undefined;
+  let ready = true;
+
+  const enter = () => {
+    const failing = failure;
+    failure = undefined;
+    if (failing !== undefined) throw failing.error;
+    for (const [id, each] of sandboxes) if (each.state === 'running' && each.endAtMs <= now()) sandboxes.delete(id);
+  };
+  const find = (teamID: string, sandboxID: string): SandboxView => {
+    const found = sandboxes.get(sandboxID);
+    if (found?.teamID === teamID) return found;
+    throw new CoppiceError('sandbox_not_found', `Sandbox "${sandboxID}" doesn't exist or you don't have access to it`);
+  };
+  const update = (view: SandboxView, change: Partial<SandboxView>): SandboxView => {
+    const changed = { ...view, ...change };
+    sandboxes.set(view.sandboxID, changed);
+    return changed;
+  };
+  const findTemplate = (name: string): TemplateView => {
+    const plain = name.toLowerCase().replace(/:default$/, '');
+    const found = templates.find((each) => each.templateID === plain || each.aliases.includes(plain));
+    if (found === undefined) throw new CoppiceError('template_not_found', `template '${name}' not found`);
+    return found;
+  };
+
+  const createSandbox = async (request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult> => {
+    enter();
+    requests.push(request);
+    signals.push(signal);
+    const template = findTemplate(request.template);
+    if (sandboxes.size >= (options.capacity ?? 10_000))
+      throw new CoppiceError('capacity', 'no memory left for another sandbox');
+    if (held !== undefined) await Promise.race([held, abortOf(signal)]);
+    signal?.throwIfAborted();
+    const at = now();
+    const { allowInternetAccess } = request.network;
+    const sandbox: SandboxView = {
+      sandboxID: newSandboxID(),
+      teamID: request.teamID,
+      templateID: template.templateID,
+      ...(template.aliases[0] === undefined ? {} : { alias: template.aliases[0] }),
+      state: 'running',
+      startedAtMs: at,
+      endAtMs: at + request.timeoutSeconds * 1000,
+      cpuCount: template.cpuCount,
+      memoryMB: template.memoryMB,
+      diskSizeMB: template.diskSizeMB,
+      envdVersion: template.envdVersion,
+      ...(request.secure ? { envdAccessToken: randomBytes(32).toString('hex') } : {}),
+      metadata: request.metadata,
+      ...(allowInternetAccess === undefined ? {} : { allowInternetAccess }),
+      generation: randomUUID(),
+    };
+    sandboxes.set(sandbox.sandboxID, sandbox);
+    return {
+      sandbox,
+      receipt: {
+        verb: 'create',
+        path: 'hot',
+        totalMs: 0.75,
+        stages: [
+          { name: 'claim', ms: 0.5 },
+          { name: 'identity', ms: 0.25 },
+        ],
+      },
+    };
+  };
+
+  const listSandboxes = async (query: ListSandboxesQuery): Promise<ListSandboxesResult> => {
+    enter();
+    const own = [...sandboxes.values()].filter((each) => each.teamID === query.teamID);
+    const sign = query.order === 'asc' ? 1 : -1;
+    const compare = (a: Position, b: Position) =>
+      sign * (a.startedAtMs - b.startedAtMs || (a.sandboxID < b.sandboxID ? -1 : a.sandboxID > b.sandboxID ? 1 : 0));
+    const template = query.template;
+    const matching = own
+      .filter((each) => (query.states as readonly string[]).includes(each.state))
+      .filter((each) => Object.entries(query.metadata ?? {}).every(([key, value]) => each.metadata[key] === value))
+      .filter((each) => template === undefined || each.templateID === template || each.alias === template)
+      .filter((each) => query.startedAfterMs === undefined || each.startedAtMs >= query.startedAfterMs)
+      .filter((each) => query.after === undefined || compare(each, query.after) > 0)
+      .sort(compare);
+    const page = matching.slice(0, query.limit);
+    const last = page.at(-1);
+    return {
+      sandboxes: page,
+      ...(matching.length > page.length && last !== undefined
+        ? { next: { startedAtMs: last.startedAtMs, sandboxID: last.sandboxID } }
+        : {}),
+      totalRunning: own.filter((each) => each.state === 'running').length,
+    };
+  };
+
+  return {
+    requests,
+    signals,
+    createSandbox,
+    listSandboxes,
+    getSandbox: async (teamID, sandboxID) => {
+      enter();
+      return find(teamID, sandboxID);
+    },
+    connectSandbox: async (teamID, sandboxID, timeoutSeconds) => {
+      enter();
+      const view = find(teamID, sandboxID);
+      const endAtMs = now() + timeoutSeconds * 1000;
+      if (view.state === 'running')
+        return { sandbox: update(view, { endAtMs: Math.max(view.endAtMs, endAtMs) }), resumed: false };
+      const change = { state: 'running' as const, startedAtMs: now(), endAtMs, generation: randomUUID() };
+      return { sandbox: update(view, change), resumed: true };
+    },
+    setSandboxTimeout: async (teamID, sandboxID, timeoutSeconds) => {
+      enter();
+      const view = find(teamID, sandboxID);
+      update(view, { endAtMs: now() + timeoutSeconds * 1000 });
+    },
+    killSandbox: async (teamID, sandboxID) => {
+      enter();
+      find(teamID, sandboxID);
+      sandboxes.delete(sandboxID);
+    },
+    listTemplates: async () => {
+      enter();
+      return templates;
+    },
+    status: async (): Promise<NodeStatus> => ({
+      backend: 'fake',
+      accelerator: 'none',
+      rootless: true,
+      ready,
+      notices: [],
+      sandboxes: sandboxes.size,
+      hot: 0,
+      hotTarget: 0,
+    }),
+    leaks: async () => ({
+      processes: 0,
+      taps: 0,
+      addresses: 0,
+      rules: 0,
+      mounts: 0,
+      files: 0,
+      cgroups: 0,
+      details: [],
+    }),
+    holdNextCreate: () => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      held = promise;
+      return () => {
+        held = undefined;
+        resolve();
+      };
+    },
+    failNext: (error) => {
+      failure = { error };
+    },
+    pause: (sandboxID) => {
+      const view = sandboxes.get(sandboxID);
+      if (view?.state !== 'running') throw new Error(`${sandboxID} does not run`);
+      update(view, { state: 'paused', endAtMs: now() });
+    },
+    setReady: (value) => {
+      ready = value;
+    },
+  };
+}
+
+interface Position {
+  readonly startedAtMs: number;
+  readonly sandboxID: string;
+}
+
+/** E2B's form: `i` and 20 of a-z and 0-9. */
+function newSandboxID(): string {
+  return `i${Array.from(randomBytes(20), (byte) => (byte % 36).toString(36)).join('')}`;
+}
+
+function abortOf(signal: AbortSignal | undefined): Promise<never> {
+  return new Promise((_resolve, reject) => {
+    signal?.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+  });
+}
+
+export interface ServedAPI {
+  /** `http://127.0.0.1:<port>` */
+  readonly url: string;
+  readonly port: number;
+  /** A valid key of the default team. */
+  readonly key: string;
+  readonly teamID: string;
+  readonly store: ControlStore;
+  call(method: string, path: string, options?: CallOptions): Promise<Answer>;
+  close(): Promise<void>;
+}
+
+export interface CallOptions {
+  /** Sent as JSON; a string or Buffer goes out as it is. */
+  readonly body?: unknown;
+  readonly headers?: OutgoingHttpHeaders;
+  /** `null` sends no key. Default: the valid one. */
+  readonly key?: string | null;
+}
+
+export interface Answer {
+  readonly status: number;
+  readonly headers: IncomingHttpHeaders;
+  readonly text: string;
+  /** The parsed body; undefined if there is none. */
+  // biome-ignore lint/suspicious/noExplicitAny: its shape was checked against the contract's schema before a test sees it
+  readonly json: any;
+}
+
+/** One request on its own connection. Every answer is checked against the schema that the contract has for it. */
+async function callAPI(port: number, key: string, method: string, path: string, options: CallOptions): Promise<Answer> {
+  const { body } = options;
+  const raw = body === undefined || typeof body === 'string' || Buffer.isBuffer(body);
+  const headers: OutgoingHttpHeaders = {
+    ...(options.key === null ? {} : { 'x-api-key': options.key ?? key }),
+    ...(raw ? {} : { 'content-type': 'application/json' }),
+    ...options.headers,
+  };
+  const payload = raw ? (body as string | Buffer | undefined) : JSON.stringify(body);
+  // Node's client frames a body by itself only for the methods that usually have one.
+  if (payload !== undefined && headers['transfer-encoding'] === undefined)
+    headers['content-length'] = Buffer.byteLength(payload);
+  const answer = await new Promise<Answer>((resolve, reject) => {
+    const req = httpRequest({ host: '127.0.0.1', port, method, path, headers, agent: false }, (res) => {
+      const chunks: Buffer[] = [];
+      res.on('data', (chunk: Buffer) => chunks.push(chunk));
+      res.on('error', reject);
+      res.on('end', () => {
+        const text = Buffer.concat(chunks).toString('utf8');
+        const isJSON = res.headers['content-type']?.startsWith('application/json') === true;
+        const json = isJSON && text !== '' ? (JSON.parse(text) as unknown) : undefined;
+        resolve({ status: res.statusCode ?? 0, headers: res.headers, text, json });
+      });
+    });
+    req.on('error', reject);
+    req.end(payload);
+  });
+  checkAnswer(method, path.split('?', 1)[0]!, answer);
+  return answer;
+}
+
+export function checkAnswer(method: string, path: string, answer: Answer): void {
+  const schema = answerSchema(method, path, answer.status);
+  const label = `${method} ${path} -> ${answer.status}`;
+  assert.equal(answer.headers['access-control-allow-origin'], '*', label);
+  if (method === 'HEAD') return;
+  if (schema === undefined) {
+    const empty = answer.status === 204 || (answer.status === 200 && path === '/health');
+    assert.ok(empty, `${label}: the contract has no such answer`);
+    return;
+  }
+  const checked = schema.safeParse(answer.json);
+  assert.ok(checked.success, `${label}: ${checked.error?.message} in ${answer.text.slice(0, 300)}`);
+  if (answer.status >= 400) assert.equal(answer.json.code, answer.status, label);
+}
+
+/** The REST edge over a store in memory and `node`, on a free loopback port. */
+export async function serveAPI(node: NodeApi, options: { domain?: string; log?: Log } = {}): Promise<ServedAPI> {
+  const store = openControlStore(':memory:', { flushIntervalMs: 0 });
+  const teamID = store.teams.default.teamID;
+  const { key } = store.keys.create({ teamID, name: 'test' });
+  const api = createApi({
+    node,
+    keys: store.keys,
+    idempotency: store.idempotency,
+    log: options.log ?? silentLog,
+    ...(options.domain === undefined ? {} : { domain: options.domain }),
+  });
+  const server = createServer(api.handle);
+  server.on('clientError', answerClientError);
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  const close = async () => {
+    await api.close();
+    server.closeAllConnections();
+    await new Promise<void>((resolve) => server.close(() => resolve()));
+    store.close();
+  };
+  const call = (method: string, path: string, more: CallOptions = {}) => callAPI(port, key, method, path, more);
+  return { url: `http://127.0.0.1:${port}`, port, key, teamID, store, call, close };
+}

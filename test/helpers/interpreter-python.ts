@@ -1,0 +1,82 @@
+/** The interpreter's Python program on this host: where it is, whether this host can run it, and a pipe to drive it. */
+import { spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+import type { KernelSpecs } from '../../src/envd/interpreter/index.ts';
+
+export const PROGRAM = fileURLToPath(new URL('../../guest/interpreter/main.py', import.meta.url));
+export const PYTHON = '/usr/bin/python3';
+export const KERNELS: KernelSpecs = { python: { cmd: PYTHON, args: [PROGRAM], warmArgs: ['--warm'] } };
+
+/** False, or why tests that need these modules must be skipped here. */
+export function lacks(...modules: string[]): false | string {
+  const done = spawnSync(PYTHON, ['-c', modules.map((name) => `import ${name}`).join('\n')]);
+  return done.status === 0 ? false : `${PYTHON} cannot import all of: ${modules.join(', ')}`;
+}
+
+export type Event = { readonly type: string; readonly id?: string } & Record<string, any>;
+
+export interface Driver {
+  readonly pid: number;
+  /** Runs a cell; parts of results are put together. */
+  run(code: string, more?: Record<string, unknown>): Promise<Event[]>;
+  send(request: Record<string, unknown>): void;
+  raw(bytes: string): void;
+  next(): Promise<Event>;
+  stop(): Promise<void>;
+}
+
+/** Starts the program and waits until it is ready. */
+export async function drive(options: { readonly args?: readonly string[]; readonly cwd: string }): Promise<Driver> {
+  const env = { PATH: process.env.PATH, HOME: options.cwd, LANG: 'C.UTF-8' };
+  const child = spawn(PYTHON, [PROGRAM, ...(options.args ?? [])], { cwd: options.cwd, env, detached: true });
+  let stderr = '';
+  child.stderr.on('data', (bytes) => {
+    stderr += String(bytes);
+  });
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
+  const next = async (): Promise<Event> => {
+    const { value, done } = await lines.next();
+    if (done) throw new Error(`the program ended: ${stderr}`);
+    return JSON.parse(value);
+  };
+  const send = (request: Record<string, unknown>): void => void child.stdin.write(`${JSON.stringify(request)}\n`);
+  const first = await next();
+  if (first.type !== 'ready') throw new Error(`not ready: ${JSON.stringify(first)}`);
+  let runs = 0;
+  return {
+    pid: child.pid!,
+    send,
+    next,
+    raw: (bytes) => void child.stdin.write(bytes),
+    async run(code, more = {}) {
+      runs += 1;
+      const id = `run-${runs}`;
+      send({ op: 'execute', id, code, ...more });
+      const events: Event[] = [];
+      let parts: Record<string, string> = {};
+      for (;;) {
+        const event = await next();
+        if (event.id !== id) continue;
+        if (event.type === 'part') parts[event.field] = (parts[event.field] ?? '') + event.text;
+        else if (event.type === 'result') {
+          events.push({ ...event, fields: { ...event.fields, ...parts } });
+          parts = {};
+        } else events.push(event);
+        if (event.type === 'end_of_execution') return events;
+      }
+    },
+    async stop() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const gone = once(child, 'close');
+      process.kill(-child.pid!, 'SIGKILL');
+      await gone;
+    },
+  };
+}
+
+export const texts = (events: readonly Event[], type: string): string =>
+  events.filter((event) => event.type === type).map((event) => event.text).join('');
+export const results = (events: readonly Event[]): Event[] => events.filter((event) => event.type === 'result');
+export const errorOf = (events: readonly Event[]): Event | undefined => events.find((event) => event.type === 'error');

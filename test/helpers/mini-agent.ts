@@ -1,0 +1,39 @@
+/** An agent that answers `ping` and `identity` on one end of a byte stream, for tests of what stands above the channel. */
+import { Duplex, PassThrough } from 'node:stream';
+import { encodeFrame, FrameDecoder } from '../../src/channel/frames.ts';
+import { FRAME, type Identity } from '../../src/channel/protocol.ts';
+
+export interface MiniAgent {
+  /** The host's end. */
+  readonly stream: Duplex;
+  readonly identities: Identity[];
+  /** While true, requests are taken and not answered (a stopped or hung guest). */
+  mute: boolean;
+}
+
+export function miniAgent(identities: Identity[] = []): MiniAgent {
+  const toHost = new PassThrough();
+  const toGuest = new PassThrough();
+  const stream = Duplex.from({ readable: toHost, writable: toGuest });
+  const agent: MiniAgent = { stream, identities, mute: false };
+  const json = (value: unknown): Buffer => Buffer.from(JSON.stringify(value));
+  const send = (frame: Buffer): void => void toHost.write(frame);
+  const decoder = new FrameDecoder((type, _kind, id, payload) => {
+    if (agent.mute) return;
+    if (type === FRAME.HELLO) {
+      send(encodeFrame(FRAME.HELLO_ACK, 0, Buffer.concat([payload, json({ version: 'mini', pid: 1, clockMs: Date.now() })])));
+    } else if (type === FRAME.OPEN) {
+      const request = JSON.parse(payload.toString()) as { op: string; identity?: Identity };
+      if (request.op === 'identity') {
+        identities.push(request.identity!);
+        send(encodeFrame(FRAME.REPLY, id, json({ hostname: request.identity!.hostname ?? 'mini' })));
+      } else if (request.op === 'ping') send(encodeFrame(FRAME.REPLY, id, json({})));
+      else send(encodeFrame(FRAME.RESET, id, json({ code: 'unimplemented', message: request.op })));
+      if (request.op === 'identity' || request.op === 'ping') send(encodeFrame(FRAME.END, id));
+    } else if (type === FRAME.END) {
+      // Both sides have ended.
+    }
+  });
+  toGuest.on('data', (chunk: Buffer) => decoder.push(chunk));
+  return agent;
+}

@@ -1,0 +1,404 @@
+/** Everything that node-api.ts says survives the unix socket: values, absence, errors, cancellation, limits. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { request, type Server } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test, { type TestContext } from 'node:test';
+import fc from 'fast-check';
+import { CoppiceError, ERRORS, type ErrorCode } from '../../src/contract/errors.ts';
+import type {
+  CreateSandboxRequest,
+  LeakReport,
+  ListSandboxesQuery,
+  NodeApi,
+  NodeStatus,
+  SandboxView,
+  TemplateView,
+} from '../../src/contract/node-api.ts';
+import { connectNodeApi } from '../../src/contract/node-rpc/client.ts';
+import { createNodeRpcServer, MAX_REQUEST_BYTES } from '../../src/contract/node-rpc/server.ts';
+
+const view: SandboxView = {
+  sandboxID: 'i0123456789abcdefghij',
+  teamID: 'team',
+  templateID: 'tpl',
+  state: 'running',
+  startedAtMs: 1_795_296_701_123.25,
+  endAtMs: 2 ** 53 - 1,
+  cpuCount: 2,
+  memoryMB: 512,
+  diskSizeMB: 1024,
+  envdVersion: '0.6.13',
+  metadata: {},
+  generation: '5d7a0a0e-8a64-4a8c-9f0e-0d9a7f0d3a11',
+};
+
+const wanted = (): CreateSandboxRequest => ({
+  teamID: 'team',
+  template: 'base:latest',
+  timeoutSeconds: 300,
+  secure: true,
+  metadata: {},
+  envVars: {},
+  network: {},
+});
+
+const unused = (): never => {
+  throw new Error('not expected in this test');
+};
+
+async function serve(t: TestContext, api: Partial<NodeApi>, seen: unknown[] = []) {
+  const whole: NodeApi = {
+    createSandbox: unused,
+    getSandbox: unused,
+    listSandboxes: unused,
+    connectSandbox: unused,
+    setSandboxTimeout: unused,
+    killSandbox: unused,
+    listTemplates: unused,
+    status: unused,
+    leaks: unused,
+    ...api,
+  };
+  const folder = await mkdtemp(join(tmpdir(), 'node-rpc-'));
+  const path = join(folder, 'node.sock');
+  const server: Server = createNodeRpcServer(whole, { onError: (method, error) => seen.push([method, error]) });
+  server.listen(path);
+  await once(server, 'listening');
+  const client = connectNodeApi(path);
+  t.after(async () => {
+    client.close();
+    server.closeAllConnections();
+    server.close();
+    await rm(folder, { recursive: true, force: true });
+  });
+  return { client, path, server };
+}
+
+const text = fc.string({ unit: 'grapheme', maxLength: 40 });
+const map = fc.dictionary(fc.oneof(text, fc.constantFrom('__proto__', 'constructor', '')), text, { maxKeys: 6 });
+const optional = <T>(key: string, value: fc.Arbitrary<T>) =>
+  fc.option(value, { nil: undefined }).map((v) => (v === undefined ? {} : { [key]: v }));
+const number = fc.oneof(
+  fc.double({ noNaN: true, noDefaultInfinity: true }).map((n) => (Object.is(n, -0) ? 0 : n)),
+  fc.integer(),
+  fc.constantFrom(Number.MAX_SAFE_INTEGER, 0, 1_795_296_701_123),
+);
+const views: fc.Arbitrary<SandboxView> = fc
+  .tuple(
+    fc.record({
+      sandboxID: text,
+      teamID: text,
+      templateID: text,
+      state: fc.constantFrom('creating', 'running', 'pausing', 'paused', 'resuming', 'killing', 'killed', 'error'),
+      startedAtMs: number,
+      endAtMs: number,
+      cpuCount: number,
+      memoryMB: number,
+      diskSizeMB: number,
+      envdVersion: text,
+      metadata: map,
+      generation: text,
+    }),
+    optional('alias', text),
+    optional('envdAccessToken', text),
+    optional('allowInternetAccess', fc.boolean()),
+  )
+  .map(([base, ...rest]) => Object.assign({}, base, ...rest) as SandboxView);
+
+/** Own properties only, in a fixed order: prototypes of generated dictionaries are null, and a field may come in any place. */
+const canonical = (value: unknown): unknown =>
+  typeof value === 'object' && value !== null
+    ? Object.entries(value)
+        .map(([key, member]) => [key, canonical(member)])
+        .sort(([a], [b]) => ((a as string) < (b as string) ? -1 : 1))
+    : value;
+const same = (a: unknown, b: unknown): void => assert.deepStrictEqual(canonical(a), canonical(b));
+
+test('any create request and any sandbox survive the trip', async (t) => {
+  let got: CreateSandboxRequest | undefined;
+  let answer: SandboxView = view;
+  const { client } = await serve(t, {
+    createSandbox: async (request) => {
+      got = request;
+      return {
+        sandbox: answer,
+        receipt: { verb: 'create', path: 'hot', totalMs: 1.25, stages: [{ name: 'claim', ms: 0.1 }] },
+      };
+    },
+  });
+  await fc.assert(
+    fc.asyncProperty(
+      views,
+      fc.tuple(
+        fc.record({
+          teamID: text,
+          template: text,
+          timeoutSeconds: number,
+          secure: fc.boolean(),
+          metadata: map,
+          envVars: map,
+        }),
+        optional('allowInternetAccess', fc.boolean()),
+      ),
+      async (sandbox, [base, network]) => {
+        answer = sandbox;
+        const sent = { ...base, network } as CreateSandboxRequest;
+        const result = await client.createSandbox(sent);
+        same(got, sent);
+        same(result.sandbox, sandbox);
+        assert.deepEqual(Object.entries(result.sandbox.metadata), Object.entries(sandbox.metadata));
+        assert.deepEqual(result.receipt, {
+          verb: 'create',
+          path: 'hot',
+          totalMs: 1.25,
+          stages: [{ name: 'claim', ms: 0.1 }],
+        });
+      },
+    ),
+    { numRuns: 150 },
+  );
+});
+
+test('a list query and its page survive the trip, absent fields absent', async (t) => {
+  let got: ListSandboxesQuery | undefined;
+  const next = { startedAtMs: 17.5, sandboxID: 'ix' };
+  const { client } = await serve(t, {
+    listSandboxes: async (query) => {
+      got = query;
+      return query.after ? { sandboxes: [], totalRunning: 7 } : { sandboxes: [view], next, totalRunning: 7 };
+    },
+  });
+  const bare: ListSandboxesQuery = { teamID: 't', states: [], order: 'desc', limit: 100 };
+  assert.deepStrictEqual(await client.listSandboxes(bare), { sandboxes: [view], next, totalRunning: 7 });
+  assert.deepStrictEqual(got, bare);
+  const full: ListSandboxesQuery = {
+    teamID: 't',
+    states: ['running', 'paused'],
+    metadata: {},
+    template: 'x',
+    startedAfterMs: 0,
+    order: 'asc',
+    limit: 1,
+    after: next,
+  };
+  assert.deepStrictEqual(await client.listSandboxes(full), { sandboxes: [], totalRunning: 7 });
+  assert.deepStrictEqual(got, full);
+});
+
+test('the other methods carry their arguments and answers', async (t) => {
+  const calls: unknown[] = [];
+  const template: TemplateView = {
+    templateID: 't',
+    buildID: 'b',
+    aliases: ['base', 'x'],
+    cpuCount: 1,
+    memoryMB: 2,
+    diskSizeMB: 3,
+    envdVersion: '0.6.13',
+    isolation: 'microvm',
+    createdAtMs: 4,
+    updatedAtMs: 5,
+    spawnCount: 6,
+    hot: 7,
+  };
+  const status: NodeStatus = {
+    backend: 'qemu',
+    accelerator: 'tcg',
+    rootless: false,
+    ready: true,
+    notices: ['no kvm'],
+    sandboxes: 1,
+    hot: 2,
+    hotTarget: 3,
+  };
+  const leaks: LeakReport = {
+    processes: 1,
+    taps: 2,
+    addresses: 3,
+    rules: 4,
+    mounts: 5,
+    files: 6,
+    cgroups: 7,
+    details: ['one'],
+  };
+  const { client } = await serve(t, {
+    getSandbox: async (...args) => {
+      calls.push(args);
+      return view;
+    },
+    connectSandbox: async (...args) => {
+      calls.push(args);
+      return { sandbox: view, resumed: true };
+    },
+    setSandboxTimeout: async (...args) => {
+      calls.push(args);
+    },
+    killSandbox: async (...args) => {
+      calls.push(args);
+    },
+    listTemplates: async () => [template, { ...template, lastSpawnedAtMs: 0 }],
+    status: async () => status,
+    leaks: async () => leaks,
+  });
+  assert.deepStrictEqual(await client.getSandbox('t', 's'), view);
+  assert.deepStrictEqual(await client.connectSandbox('t', 's', 5), { sandbox: view, resumed: true });
+  assert.equal(await client.setSandboxTimeout('t', 's', 0), undefined);
+  assert.equal(await client.killSandbox('t', 's'), undefined);
+  assert.deepStrictEqual(await client.listTemplates(), [template, { ...template, lastSpawnedAtMs: 0 }]);
+  assert.deepStrictEqual(await client.status(), status);
+  assert.deepStrictEqual(await client.leaks(), leaks);
+  assert.deepEqual(calls, [
+    ['t', 's'],
+    ['t', 's', 5],
+    ['t', 's', 0],
+    ['t', 's'],
+  ]);
+});
+
+test('every error code arrives as itself, with message and details', async (t) => {
+  let thrown: unknown;
+  const seen: unknown[] = [];
+  const { client } = await serve(
+    t,
+    {
+      getSandbox: async () => {
+        throw thrown;
+      },
+    },
+    seen,
+  );
+  for (const code of Object.keys(ERRORS) as ErrorCode[]) {
+    thrown = new CoppiceError(code, `Sandbox "é ✓" of ${code}\r\nX: y`, { details: { field: 'a', n: 1.5 } });
+    await assert.rejects(client.getSandbox('t', 's'), (error: unknown) => {
+      assert.ok(error instanceof CoppiceError);
+      assert.equal(error.code, code);
+      assert.equal(error.message, (thrown as CoppiceError).message);
+      assert.deepEqual({ ...error.details }, { field: 'a', n: 1.5 });
+      return true;
+    });
+  }
+  thrown = new Error('password=hunter2');
+  await assert.rejects(client.getSandbox('t', 's'), (error: unknown) => {
+    assert.ok(error instanceof CoppiceError);
+    assert.equal(error.code, 'internal');
+    assert.ok(!error.message.includes('hunter2'));
+    return true;
+  });
+  assert.deepEqual(seen.at(-1), ['getSandbox', thrown]);
+  const circular: Record<string, unknown> = {};
+  circular.self = circular;
+  thrown = new CoppiceError('capacity', 'x'.repeat(1_000_000), { details: circular });
+  await assert.rejects(client.getSandbox('t', 's'), { code: 'capacity' });
+});
+
+test('a cancelled call aborts the signal of the node, and says aborted', async (t) => {
+  const aborted = Promise.withResolvers<void>();
+  const begun = Promise.withResolvers<void>();
+  const { client } = await serve(t, {
+    createSandbox: (_request, signal) =>
+      new Promise((_, reject) => {
+        signal?.addEventListener('abort', () => {
+          aborted.resolve();
+          reject(new CoppiceError('aborted', 'stopped'));
+        });
+        begun.resolve();
+      }),
+  });
+  const controller = new AbortController();
+  const call = client.createSandbox(wanted(), controller.signal);
+  await begun.promise;
+  controller.abort();
+  await assert.rejects(call, { name: 'CoppiceError', code: 'aborted' });
+  await aborted.promise;
+  await assert.rejects(client.createSandbox(wanted(), AbortSignal.abort()), { code: 'aborted' });
+});
+
+test('a time limit ends a call that the node never answers', async (t) => {
+  const over = Promise.withResolvers<never>();
+  t.after(() => over.reject(new Error('over')));
+  const { path } = await serve(t, { status: () => over.promise });
+  const hasty = connectNodeApi(path, { timeoutMs: 50 });
+  t.after(() => hasty.close());
+  await assert.rejects(hasty.status(), { code: 'aborted' });
+});
+
+test('a node that is away is unavailable, and is found again when it is back', async (t) => {
+  const api: Partial<NodeApi> = { killSandbox: async () => {} };
+  const { client, path, server } = await serve(t, api);
+  await client.killSandbox('t', 's');
+  server.closeAllConnections();
+  await new Promise((done) => server.close(done));
+  await assert.rejects(client.killSandbox('t', 's'), { name: 'CoppiceError', code: 'unavailable' });
+  const again = createNodeRpcServer({ ...({} as NodeApi), killSandbox: async () => {} });
+  again.listen(path);
+  await once(again, 'listening');
+  t.after(() => {
+    again.closeAllConnections();
+    again.close();
+  });
+  await client.killSandbox('t', 's');
+});
+
+test('a node that dies in the middle of a call is unavailable', async (t) => {
+  const begun = Promise.withResolvers<void>();
+  const over = Promise.withResolvers<void>();
+  t.after(() => over.resolve());
+  const { client, server } = await serve(t, {
+    killSandbox: () => {
+      begun.resolve();
+      return over.promise;
+    },
+  });
+  const call = client.killSandbox('t', 's');
+  await begun.promise;
+  server.closeAllConnections();
+  await assert.rejects(call, { name: 'CoppiceError', code: 'unavailable' });
+});
+
+test('text that UTF-8 cannot carry is refused, not altered', async (t) => {
+  const { client } = await serve(t, {});
+  await assert.rejects(client.createSandbox({ ...wanted(), envVars: { a: '\ud800' } }), { code: 'bad_request' });
+  await assert.rejects(client.createSandbox({ ...wanted(), metadata: { '\udc00': 'x' } }), { code: 'bad_request' });
+});
+
+test('messages beyond the limit are refused on both sides', async (t) => {
+  const { client, path } = await serve(t, {});
+  const big = 'x'.repeat(MAX_REQUEST_BYTES);
+  await assert.rejects(client.createSandbox({ ...wanted(), envVars: { big } }), { code: 'payload_too_large' });
+  const status = await new Promise((resolve, reject) => {
+    const req = request(
+      {
+        socketPath: path,
+        method: 'POST',
+        path: '/coppice.node.v1.NodeService/Status',
+        headers: { 'content-type': 'application/proto' },
+      },
+      (res) => {
+        res.resume();
+        resolve(res.statusCode);
+      },
+    );
+    req.on('error', reject);
+    req.end(Buffer.alloc(MAX_REQUEST_BYTES + 1));
+  });
+  assert.equal(status, 429);
+});
+
+test('many calls at once each get their own answer', async (t) => {
+  const { client } = await serve(t, { getSandbox: async (_team, sandboxID) => ({ ...view, sandboxID }) });
+  const ids = Array.from({ length: 200 }, (_, i) => `i${i}`);
+  const got = await Promise.all(ids.map((id) => client.getSandbox('t', id)));
+  assert.deepEqual(
+    got.map(({ sandboxID }) => sandboxID),
+    ids,
+  );
+});
+
+test('after close a call is refused', async (t) => {
+  const { client } = await serve(t, {});
+  client.close();
+  await assert.rejects(client.status(), { code: 'unavailable' });
+});
