@@ -3,7 +3,23 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { dirname, join, relative, resolve } from 'node:path';
 
 /** From the top down: a room may import itself and what stands below it. `contract` may be imported by all. */
-const ROOMS = ['main.ts', 'cli', 'api', 'edge', 'control', 'node', 'envd', 'channel', 'checkpoint', 'templates', 'isolation', 'network', 'store', 'telemetry', 'contract'];
+const ROOMS = [
+  'main.ts',
+  'cli',
+  'api',
+  'edge',
+  'control',
+  'node',
+  'envd',
+  'channel',
+  'checkpoint',
+  'templates',
+  'isolation',
+  'network',
+  'store',
+  'telemetry',
+  'contract',
+];
 /** Rooms that stand side by side and know nothing of each other. */
 const STRANGERS: readonly (readonly [string, string])[] = [
   ['isolation', 'network'],
@@ -29,7 +45,9 @@ function sources(folder: string): string[] {
 
 function imports(file: string): string[] {
   const text = readFileSync(file, 'utf8');
-  return [...text.matchAll(/(?:from\s+|import\s*\(\s*|import\s+)'(\.[^']+)'/g)].map((match) => relative(root, resolve(dirname(file), match[1]!)));
+  return [...text.matchAll(/(?:from\s+|import\s*\(\s*|import\s+)'(\.[^']+)'/g)].map((match) =>
+    relative(root, resolve(dirname(file), match[1]!)),
+  );
 }
 
 const roomOf = (path: string): string => path.split('/')[1]!;

@@ -49,8 +49,16 @@ export interface CreateResult {
   readonly hot_stages_ms: Readonly<Record<string, number>>;
   readonly miss_create_ms: Summary;
   readonly miss_stages_ms: Readonly<Record<string, number>>;
-  readonly memory_per_clone_mib: { readonly clones: number; readonly by_mem_available: number; readonly by_private_pages: number };
-  readonly idle_cpu_per_clone_percent: { readonly clones: number; readonly seconds: number; readonly of_one_core: number };
+  readonly memory_per_clone_mib: {
+    readonly clones: number;
+    readonly by_mem_available: number;
+    readonly by_private_pages: number;
+  };
+  readonly idle_cpu_per_clone_percent: {
+    readonly clones: number;
+    readonly seconds: number;
+    readonly of_one_core: number;
+  };
 }
 
 /** Warm-up creates that are not counted. */
@@ -115,8 +123,22 @@ async function withClones<T>(
       const folder = join(options.home.machines, id);
       folders.push(folder);
       await mkdir(folder, { mode: 0o700 });
-      const machine = await host.backend.clone(template.golden, template.image, { id, folder, shape: template.shape, ...(host.firstUid === undefined ? {} : { uid: host.firstUid + 4_000 + index }) }, options.signal);
-      const agent = await connectAgent(await machine.openChannel(options.signal), { signal: options.signal, log: options.log, deadlineMs: 30_000 });
+      const machine = await host.backend.clone(
+        template.golden,
+        template.image,
+        {
+          id,
+          folder,
+          shape: template.shape,
+          ...(host.firstUid === undefined ? {} : { uid: host.firstUid + 4_000 + index }),
+        },
+        options.signal,
+      );
+      const agent = await connectAgent(await machine.openChannel(options.signal), {
+        signal: options.signal,
+        log: options.log,
+        deadlineMs: 30_000,
+      });
       await agent.identity({ hostname: id, network: null, clockMs: Date.now(), env: {} }, options.signal);
       clones.push({ machine, agent });
     }
@@ -144,7 +166,11 @@ function measureFloor(host: Host, template: ReadyTemplate, options: CreateRigOpt
   });
 }
 
-async function weighIdleClones(host: Host, template: ReadyTemplate, options: CreateRigOptions): Promise<Pick<CreateResult, 'memory_per_clone_mib' | 'idle_cpu_per_clone_percent'>> {
+async function weighIdleClones(
+  host: Host,
+  template: ReadyTemplate,
+  options: CreateRigOptions,
+): Promise<Pick<CreateResult, 'memory_per_clone_mib' | 'idle_cpu_per_clone_percent'>> {
   // One clone first: what all share (page cache of the checkpoint, the VMM's binary) is not counted to any.
   return withClones(host, template, { first: 0, count: 1 }, options, async () => {
     const before = memAvailableMiB();
@@ -172,7 +198,11 @@ async function weighIdleClones(host: Host, template: ReadyTemplate, options: Cre
   });
 }
 
-async function measureCreates(options: CreateRigOptions, env: Record<string, string>, hotWanted: number): Promise<{ total: number[]; stages: Record<string, number> }> {
+async function measureCreates(
+  options: CreateRigOptions,
+  env: Record<string, string>,
+  hotWanted: number,
+): Promise<{ total: number[]; stages: Record<string, number> }> {
   const { home, log, signal, template, n } = options;
   Object.assign(process.env, env);
   const service = new Service({ home, host: '127.0.0.1', port: 0, log });
@@ -183,7 +213,8 @@ async function measureCreates(options: CreateRigOptions, env: Record<string, str
     const port = await service.start(signal);
     const apiKey = localKey(home);
     const node = connectNodeApi(home.nodeSocket);
-    const call = (method: string, path: string, body?: unknown) => callJSON({ agent, port, method, path, apiKey, body });
+    const call = (method: string, path: string, body?: unknown) =>
+      callJSON({ agent, port, method, path, apiKey, body });
     for (let round = -WARM_UP; round < n; round++) {
       signal.throwIfAborted();
       if (hotWanted > 0) await untilHot(node, template, 2, signal);
@@ -203,15 +234,24 @@ async function measureCreates(options: CreateRigOptions, env: Record<string, str
     await service.stop();
   }
   const names = Object.keys(stages[0] ?? {});
-  return { total, stages: Object.fromEntries(names.map((name) => [name, summarize(stages.map((one) => one[name] ?? 0)).p50])) };
+  return {
+    total,
+    stages: Object.fromEntries(names.map((name) => [name, summarize(stages.map((one) => one[name] ?? 0)).p50])),
+  };
 }
 
-async function untilHot(node: ReturnType<typeof connectNodeApi>, template: string, count: number, signal: AbortSignal): Promise<void> {
+async function untilHot(
+  node: ReturnType<typeof connectNodeApi>,
+  template: string,
+  count: number,
+  signal: AbortSignal,
+): Promise<void> {
   const deadline = Date.now() + 60_000;
   for (;;) {
     signal.throwIfAborted();
     const all = await node.listTemplates();
-    if ((all.find((one) => one.aliases.includes(template))?.hot ?? 0) >= count && all.every((one) => one.hot >= count)) return;
+    if ((all.find((one) => one.aliases.includes(template))?.hot ?? 0) >= count && all.every((one) => one.hot >= count))
+      return;
     if (Date.now() > deadline) throw new CoppiceError('unavailable', 'the hot tier did not fill within a minute');
     await sleep(20);
   }
@@ -226,10 +266,22 @@ interface Call {
   readonly body?: unknown;
 }
 
-function callJSON({ agent, port, method, path, apiKey, body }: Call): Promise<{ status: number; text: string; body: { sandboxID: string }; timing: Record<string, number> }> {
+function callJSON({
+  agent,
+  port,
+  method,
+  path,
+  apiKey,
+  body,
+}: Call): Promise<{ status: number; text: string; body: { sandboxID: string }; timing: Record<string, number> }> {
   return new Promise((resolve, reject) => {
     const payload = body === undefined ? undefined : JSON.stringify(body);
-    const headers = { 'X-API-Key': apiKey, ...(payload === undefined ? {} : { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(payload) }) };
+    const headers = {
+      'X-API-Key': apiKey,
+      ...(payload === undefined
+        ? {}
+        : { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(payload) }),
+    };
     const req = request({ agent, host: '127.0.0.1', port, method, path, headers }, (res) => {
       const chunks: Buffer[] = [];
       res.on('data', (chunk: Buffer) => chunks.push(chunk));

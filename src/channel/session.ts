@@ -30,6 +30,8 @@ export interface SessionOptions {
 const MAX_DISCARDED = 64 * 1024 * 1024;
 /** Up to this many bytes, header and payload go out as one buffer. */
 const COPY_UP_TO = 8_192;
+/** Header and nonce of HELLO_ACK, matched as one. */
+const GREETING_RUN = HEADER_BYTES + NONCE_BYTES;
 const HELLO_TEXT_LIMIT = 4_096;
 
 export class ChannelSession implements StreamPort {
@@ -184,22 +186,30 @@ export class ChannelSession implements StreamPort {
     }
   }
 
-  /** Discards up to HELLO_ACK with this session's nonce; what follows it goes to the decoder. */
+  /** Discards up to HELLO_ACK with this session's nonce; what follows it goes to the decoder. Copies next to nothing. */
   #hunt(tail: Buffer, chunk: Buffer): void {
-    const bytes = tail.length === 0 ? chunk : Buffer.concat([tail, chunk]);
-    const run = HEADER_BYTES + NONCE_BYTES;
-    for (let from = 0; ; ) {
-      const at = bytes.indexOf(this.#nonce, from);
-      if (at < 0) break;
-      from = at + 1;
-      if (at < HEADER_BYTES || !isHelloAck(bytes, at - HEADER_BYTES)) continue;
+    const joint = tail.length === 0 ? tail : Buffer.concat([tail, chunk.subarray(0, GREETING_RUN - 1)]);
+    for (const bytes of [joint, chunk]) {
+      const at = this.#findGreeting(bytes);
+      if (at < 0) continue;
       this.#hunting = undefined;
-      this.#decoder.push(bytes.subarray(at - HEADER_BYTES));
+      this.#decoder.push(bytes.subarray(at));
+      if (bytes === joint) this.#decoder.push(chunk.subarray(GREETING_RUN - 1));
       return;
     }
     this.#discarded += chunk.length;
     if (this.#discarded > MAX_DISCARDED) throw new ProtocolError(`no greeting in ${this.#discarded} bytes`);
-    this.#hunting = Buffer.from(bytes.subarray(Math.max(0, bytes.length - run + 1)));
+    const kept = joint.length > 0 && chunk.length < GREETING_RUN ? joint : chunk;
+    this.#hunting = Buffer.from(kept.subarray(Math.max(0, kept.length - GREETING_RUN + 1)));
+  }
+
+  #findGreeting(bytes: Buffer): number {
+    for (let from = HEADER_BYTES; ; ) {
+      const at = bytes.indexOf(this.#nonce, from);
+      if (at < 0) return -1;
+      if (isHelloAck(bytes, at - HEADER_BYTES)) return at - HEADER_BYTES;
+      from = at + 1;
+    }
   }
 
   #onFrame(type: number, kind: number, id: number, payload: Buffer): void {

@@ -241,10 +241,11 @@ export class ChannelStream {
     }
     const text =
       this.#replyParts.length === 0 ? payload.toString() : Buffer.concat([...this.#replyParts, payload]).toString();
+    // Parsed before anything is settled: what it throws must still find the reply waiting.
+    const value = parseJSON(text);
     this.#replyParts = [];
-    const settle = this.#settleReply;
+    this.#settleReply?.resolve(value);
     this.#settleReply = undefined;
-    settle?.resolve(parseJSON(text));
   }
 
   #onEnd(payload: Buffer): void {
@@ -258,9 +259,8 @@ export class ChannelStream {
   }
 
   #onReset(payload: Buffer): void {
+    if (!this.#failure) this.#die(failureOf(payload));
     this.#port.forget(this);
-    if (this.#resetSent || this.#failure) return;
-    this.#die(failureOf(payload));
   }
 
   #die(error: Error): void {

@@ -8,8 +8,8 @@ import { createLog } from '../telemetry/log.ts';
 import { holdServiceLock } from './lock.ts';
 import { createProgress } from './progress.ts';
 import { type OutputOptions, print, table } from './report.ts';
-import { readSettings } from './settings.ts';
 import { setUp } from './set-up.ts';
+import { readSettings } from './settings.ts';
 
 export interface BenchCreateOptions extends OutputOptions {
   readonly n: number;

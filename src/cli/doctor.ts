@@ -34,18 +34,34 @@ export async function doctor(options: OutputOptions): Promise<void> {
   };
 
   const major = Number(process.versions.node.split('.')[0]);
-  add('node', major >= 24 ? 'ok' : 'bad', `Node ${process.versions.node}`, 'npm ci brings Node 24 on Linux; elsewhere install it');
+  add(
+    'node',
+    major >= 24 ? 'ok' : 'bad',
+    `Node ${process.versions.node}`,
+    'npm ci brings Node 24 on Linux; elsewhere install it',
+  );
   const root = process.getuid?.() === 0;
-  add('user', root ? 'ok' : 'off', root ? 'root' : 'not root: microVMs run, guests have no network', 'run as root for guest networks');
+  add(
+    'user',
+    root ? 'ok' : 'off',
+    root ? 'root' : 'not root: microVMs run, guests have no network',
+    'run as root for guest networks',
+  );
 
   const missing = await missingPackages();
-  add('packages', missing.length === 0 ? 'ok' : 'bad', missing.length === 0 ? 'all there' : `missing: ${missing.join(', ')}`, installCommand(missing));
+  add(
+    'packages',
+    missing.length === 0 ? 'ok' : 'bad',
+    missing.length === 0 ? 'all there' : `missing: ${missing.join(', ')}`,
+    installCommand(missing),
+  );
 
   if (missing.length === 0) {
     try {
       const probe = await openHost(home, createLog({ name: 'doctor', level: 'silent' })).probe();
       const kvm = probe.accelerator === 'kvm';
-      const boot = probe.referenceBootSeconds === undefined ? '' : `, reference boot ${probe.referenceBootSeconds.toFixed(1)} s`;
+      const boot =
+        probe.referenceBootSeconds === undefined ? '' : `, reference boot ${probe.referenceBootSeconds.toFixed(1)} s`;
       add(
         'accelerator',
         !probe.usable ? 'bad' : kvm ? 'ok' : 'off',
@@ -72,15 +88,30 @@ export async function doctor(options: OutputOptions): Promise<void> {
 
   const disk = statfsSync(home.folder);
   const freeGiB = (disk.bavail * disk.bsize) / 2 ** 30;
-  add('disk', freeGiB >= DISK_WANTED_GIB ? 'ok' : 'bad', `${freeGiB.toFixed(1)} GiB free in ${home.folder}`, `free ${DISK_WANTED_GIB} GiB or set COPPICE_HOME to another disk`);
+  add(
+    'disk',
+    freeGiB >= DISK_WANTED_GIB ? 'ok' : 'bad',
+    `${freeGiB.toFixed(1)} GiB free in ${home.folder}`,
+    `free ${DISK_WANTED_GIB} GiB or set COPPICE_HOME to another disk`,
+  );
   const available = memAvailableMiB();
-  add('memory', available >= MEMORY_WANTED_MIB ? 'ok' : 'bad', `${available} MiB available of ${Math.round(totalmem() / 2 ** 20)}`, `a template and a small pool want ${MEMORY_WANTED_MIB} MiB`);
+  add(
+    'memory',
+    available >= MEMORY_WANTED_MIB ? 'ok' : 'bad',
+    `${available} MiB available of ${Math.round(totalmem() / 2 ** 20)}`,
+    `a template and a small pool want ${MEMORY_WANTED_MIB} MiB`,
+  );
 
   const holder = serviceHolder(home);
   if (holder) add('port', 'ok', `Coppice serves already (pid ${holder.pid})`);
   else {
     const taken = await portTaken(settings.port, settings.host);
-    add('port', taken ? 'bad' : 'ok', `${settings.host}:${settings.port} is ${taken ? 'taken' : 'free'}`, 'set COPPICE_PORT to a free port');
+    add(
+      'port',
+      taken ? 'bad' : 'ok',
+      `${settings.host}:${settings.port} is ${taken ? 'taken' : 'free'}`,
+      'set COPPICE_PORT to a free port',
+    );
   }
 
   print(options, findings, () => findings.map(line).join('\n'));

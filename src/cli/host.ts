@@ -10,6 +10,7 @@ import type { Home } from '../store/home.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { ResolvedTemplate } from '../templates/catalogue.ts';
 import type { TemplateDefinition } from '../templates/definitions.ts';
+import { guestKernel } from '../templates/image.ts';
 import { accounts } from './accounts.ts';
 import type { Progress } from './progress.ts';
 
@@ -29,7 +30,12 @@ export interface Host {
 
 export function openHost(home: Home, log: Log): Host {
   const who = accounts();
-  const backend = createQemuBackend({ log, home: { probeFile: home.probeFile }, rootless: who === undefined });
+  const backend = createQemuBackend({
+    log,
+    home: { probeFile: home.probeFile },
+    rootless: who === undefined,
+    kernel: () => guestKernel(home.images),
+  });
   const builds = new TemplateBuilds({
     backend,
     imagesFolder: home.images,
@@ -55,9 +61,12 @@ export function openHost(home: Home, log: Log): Host {
         force,
         onProgress: ({ label, fraction, etaSeconds, done }) => {
           if (done) progress.done(label);
-          else progress.step(label, { ...(fraction === undefined ? {} : { fraction }), ...(etaSeconds === undefined ? {} : { etaSeconds }) });
+          else
+            progress.step(label, {
+              ...(fraction === undefined ? {} : { fraction }),
+              ...(etaSeconds === undefined ? {} : { etaSeconds }),
+            });
         },
       }),
   };
 }
-

@@ -1,6 +1,7 @@
 /** `coppice key …`: works on the store, with or without a running service. */
-import { openControlStore } from '../control/control-store.ts';
+
 import { CoppiceError } from '../contract/errors.ts';
+import { openControlStore } from '../control/control-store.ts';
 import { openHome } from '../store/home.ts';
 import { type OutputOptions, print, table } from './report.ts';
 import { readSettings } from './settings.ts';
@@ -37,6 +38,7 @@ export function list(options: OutputOptions): void {
 }
 
 export function revoke(id: string, options: OutputOptions): void {
-  if (!withStore((store) => store.keys.revoke(id))) throw new CoppiceError('bad_request', `no key ${id} that is in use`);
+  if (!withStore((store) => store.keys.revoke(id)))
+    throw new CoppiceError('bad_request', `no key ${id} that is in use`);
   print(options, { keyID: id, revoked: true }, () => `revoked ${id}`);
 }

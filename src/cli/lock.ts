@@ -1,8 +1,8 @@
 /** One service per home. The lock names its holder; a holder that died does not count. */
 import { openSync, readFileSync, rmSync, writeSync } from 'node:fs';
 import { CoppiceError } from '../contract/errors.ts';
-import type { Home } from '../store/home.ts';
 import { readProcess } from '../isolation/process-table.ts';
+import type { Home } from '../store/home.ts';
 
 interface Holder {
   readonly pid: number;
@@ -22,7 +22,10 @@ export function holdServiceLock(home: Home): { release(): void } {
     }
     const holder = serviceHolder(home);
     if (holder) {
-      throw new CoppiceError('conflict', `Coppice already serves ${home.folder} (pid ${holder.pid}); stop it first, or set COPPICE_HOME`);
+      throw new CoppiceError(
+        'conflict',
+        `Coppice already serves ${home.folder} (pid ${holder.pid}); stop it first, or set COPPICE_HOME`,
+      );
     }
     rmSync(home.lockFile, { force: true });
   }

@@ -30,13 +30,18 @@ export async function prove(client: ClientEnvironment, signal: AbortSignal): Pro
   const timings = { create_ms: 0, first_exec_ms: 0, first_run_code_ms: 0 };
   let receipt: Record<string, number> = {};
   let sandbox: CodeSandbox | undefined;
-  const timed = async <T>(what: string, work: () => Promise<T>, check: (value: T) => string | undefined): Promise<number> => {
+  const timed = async <T>(
+    what: string,
+    work: () => Promise<T>,
+    check: (value: T) => string | undefined,
+  ): Promise<number> => {
     signal.throwIfAborted();
     const begun = performance.now();
     const value = await work();
     const ms = Math.round((performance.now() - begun) * 10) / 10;
     const outcome = check(value);
-    if (outcome === undefined) throw new Error(`${what}: not what was expected: ${JSON.stringify(value)?.slice(0, 300)}`);
+    if (outcome === undefined)
+      throw new Error(`${what}: not what was expected: ${JSON.stringify(value)?.slice(0, 300)}`);
     lines.push({ what, outcome, ms });
     return ms;
   };

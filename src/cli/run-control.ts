@@ -4,6 +4,7 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { createApi } from '../api/create-api.ts';
+import { answerClientError } from '../api/errors.ts';
 import { connectNodeApi } from '../contract/node-rpc/client.ts';
 import { openControlStore } from '../control/control-store.ts';
 import { createEdge } from '../edge/proxy.ts';
@@ -13,7 +14,11 @@ import { accounts } from './accounts.ts';
 import { superviseMe } from './service.ts';
 import { readSettings } from './settings.ts';
 
-export async function runControl(options: { readonly home: string; readonly host: string; readonly port: number }): Promise<void> {
+export async function runControl(options: {
+  readonly home: string;
+  readonly host: string;
+  readonly port: number;
+}): Promise<void> {
   const home = openHome(options.home);
   const log = createLog({ name: 'control', file: join(home.logs, 'control.log') });
   const settings = readSettings(options);
@@ -29,12 +34,8 @@ export async function runControl(options: { readonly home: string; readonly host
       ...(settings.domains[0] ? { domain: settings.domains[0] } : {}),
     });
     const edge = createEdge({ api, trafficSocket: home.trafficSocket, domains: settings.domains, log });
-    server.on('request', (req, res) => edge.handleRequest(req, res));
-    server.on('upgrade', (req, socket, head) => edge.handleUpgrade(req, socket, head));
-    // Commands may be silent for as long as their owner likes; the sandbox's own deadline bounds every stream.
-    server.requestTimeout = 0;
-    server.headersTimeout = 30_000;
-    server.keepAliveTimeout = 75_000;
+    edge.attach(server);
+    server.on('clientError', answerClientError);
     await new Promise<void>((resolve, reject) => {
       server.once('error', reject);
       server.listen(options.port, options.host, resolve);

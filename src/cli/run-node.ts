@@ -1,9 +1,9 @@
 /** The node process: owns this host's machines; reached by two unix sockets and nothing else. */
 import { chmodSync, chownSync, rmSync } from 'node:fs';
-import { createServer, type Server } from 'node:http';
+import type { Server } from 'node:http';
 import { join } from 'node:path';
-import { createNodeRpcHandler } from '../contract/node-rpc/server.ts';
 import { isCoppiceError } from '../contract/errors.ts';
+import { createNodeRpcServer } from '../contract/node-rpc/server.ts';
 import { openSeed } from '../node/identifiers.ts';
 import { Node } from '../node/node.ts';
 import { Rows } from '../node/rows.ts';
@@ -44,7 +44,15 @@ export async function runNode(options: { readonly home: string }): Promise<void>
     await node.start();
     const traffic = createTraffic(node, log);
     const servers = [
-      await listen(createServer(createNodeRpcHandler(node)), home.nodeSocket, who?.control),
+      await listen(
+        createNodeRpcServer(node, {
+          onError: (method, error) => {
+            if (!isCoppiceError(error)) log.error({ method, error }, 'a call of the node failed');
+          },
+        }),
+        home.nodeSocket,
+        who?.control,
+      ),
       await listen(traffic.server, home.trafficSocket, who?.control),
     ];
     const tell = superviseMe(async () => {

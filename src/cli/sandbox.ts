@@ -31,7 +31,10 @@ export async function list(options: OutputOptions): Promise<void> {
   );
 }
 
-export async function create(template: string | undefined, options: OutputOptions & { readonly timeout: number }): Promise<void> {
+export async function create(
+  template: string | undefined,
+  options: OutputOptions & { readonly timeout: number },
+): Promise<void> {
   const sandbox = await Sandbox.create(template ?? 'base', { ...connection(), timeoutMs: options.timeout * 1000 });
   print(options, { sandboxID: sandbox.sandboxId }, () => sandbox.sandboxId);
 }
@@ -107,7 +110,9 @@ export async function shell(id: string): Promise<void> {
 }
 
 export async function kill(ids: readonly string[], options: OutputOptions): Promise<void> {
-  const outcomes = await Promise.all(ids.map(async (id) => ({ sandboxID: id, killed: await Sandbox.kill(id, connection()) })));
+  const outcomes = await Promise.all(
+    ids.map(async (id) => ({ sandboxID: id, killed: await Sandbox.kill(id, connection()) })),
+  );
   print(options, outcomes, () =>
     outcomes.map((one) => `${one.sandboxID}: ${one.killed ? 'killed' : 'not found'}`).join('\n'),
   );

@@ -110,7 +110,10 @@ class Keeper {
       return await Promise.race([
         once(child, 'message', { signal: bounded }).then(([message]) => message as ChildMessage),
         once(child, 'exit', { signal: bounded }).then(([code, killedBy]): ChildMessage => {
-          return { type: 'failed', message: `it ended with ${killedBy ?? code}; see ${join(this.#home.logs, `${this.#name}.log`)}` };
+          return {
+            type: 'failed',
+            message: `it ended with ${killedBy ?? code}; see ${join(this.#home.logs, `${this.#name}.log`)}`,
+          };
         }),
       ]);
     } finally {

@@ -1,6 +1,7 @@
 /** What the environment says, read in one place and checked. Options of the command line win over it. */
-import { readLocalKey } from '../control/local-key.ts';
+
 import { CoppiceError } from '../contract/errors.ts';
+import { readLocalKey } from '../control/local-key.ts';
 import { defaultHomeFolder } from '../store/home.ts';
 
 export interface Settings {
@@ -22,7 +23,10 @@ export function readSettings(options: { readonly port?: number; readonly host?: 
     host: options.host ?? env.COPPICE_HOST ?? '127.0.0.1',
     port: options.port ?? whole('COPPICE_PORT', 3000, 0, 65_535),
     pool: { least: whole('COPPICE_POOL', 2, 0, 1_000), most: whole('COPPICE_POOL_MOST', 12, 0, 1_000) },
-    domains: (env.COPPICE_DOMAIN ?? '').split(',').map((domain) => domain.trim()).filter(Boolean),
+    domains: (env.COPPICE_DOMAIN ?? '')
+      .split(',')
+      .map((domain) => domain.trim())
+      .filter(Boolean),
     memoryBudgetMB: env.COPPICE_MEMORY_MB === undefined ? undefined : whole('COPPICE_MEMORY_MB', 0, 64, 2 ** 30),
   };
 }
@@ -54,7 +58,8 @@ export function clientEnvironment(host: string, port: number, apiKey: string): C
 export function runningService(): ClientEnvironment {
   const settings = readSettings();
   const apiKey = process.env.E2B_API_KEY ?? readLocalKey(settings.homeFolder);
-  if (!apiKey) throw new CoppiceError('unauthorized', `no API key: E2B_API_KEY is not set and ${settings.homeFolder} holds none`);
+  if (!apiKey)
+    throw new CoppiceError('unauthorized', `no API key: E2B_API_KEY is not set and ${settings.homeFolder} holds none`);
   const own = clientEnvironment(settings.host, settings.port, apiKey);
   return {
     E2B_API_URL: process.env.E2B_API_URL ?? own.E2B_API_URL,

@@ -13,8 +13,8 @@ import { createProgress } from './progress.ts';
 import { type Proof, prove } from './proof.ts';
 import { fail, seconds } from './report.ts';
 import { Service } from './service.ts';
-import { type ClientEnvironment, clientEnvironment, readSettings } from './settings.ts';
 import { setUp } from './set-up.ts';
+import { type ClientEnvironment, clientEnvironment, readSettings } from './settings.ts';
 
 export interface StartOptions {
   readonly once?: boolean;
@@ -98,7 +98,8 @@ export async function start(options: StartOptions): Promise<void> {
     if (!options.json) process.stdout.write(`${draw(panel)}\n`);
     else if (!options.once) process.stdout.write(`${JSON.stringify(panel)}\n`);
     if (!options.once && !abort.signal.aborted) {
-      if (!options.json) process.stdout.write(`${styleText('dim', 'Serving. Ctrl-C ends it and leaves nothing behind.')}\n`);
+      if (!options.json)
+        process.stdout.write(`${styleText('dim', 'Serving. Ctrl-C ends it and leaves nothing behind.')}\n`);
       await new Promise<void>((resolve) => abort.signal.addEventListener('abort', () => resolve(), { once: true }));
     }
   } catch (error) {
@@ -143,13 +144,22 @@ function draw(panel: Panel): string {
     `${styleText('bold', 'Coppice')}  ${panel.backend}, ${panel.accelerator}${accounts() ? '' : ', rootless'}`,
     ...panel.notices.map((notice) => styleText('yellow', `  ${notice}`)),
     '',
-    ...panel.proof.map((line) => `  ${styleText('green', '✔')} ${line.what.padEnd(width)}  ${seconds(line.ms).padStart(8)}  ${line.outcome}`),
+    ...panel.proof.map(
+      (line) =>
+        `  ${styleText('green', '✔')} ${line.what.padEnd(width)}  ${seconds(line.ms).padStart(8)}  ${line.outcome}`,
+    ),
   ];
   if (panel.reason) lines.push(`  ${styleText('red', '✘')} ${panel.reason}`);
   const stages = Object.entries(panel.receipt);
   if (stages.length > 0) {
     lines.push('', `  receipt of the create: ${stages.map(([name, ms]) => `${name} ${ms} ms`).join(', ')}`);
   }
-  lines.push('', '  Point any E2B SDK here:', '', ...Object.entries(panel.env).map(([name, value]) => `    export ${name}=${value}`), '');
+  lines.push(
+    '',
+    '  Point any E2B SDK here:',
+    '',
+    ...Object.entries(panel.env).map(([name, value]) => `    export ${name}=${value}`),
+    '',
+  );
   return lines.join('\n');
 }

@@ -1,10 +1,10 @@
 /** `coppice template …` */
 import { join } from 'node:path';
 import { CoppiceError } from '../contract/errors.ts';
-import type { ResolvedTemplate } from '../templates/catalogue.ts';
-import { BUILT_IN_TEMPLATES } from '../templates/definitions.ts';
 import { openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
+import type { ResolvedTemplate } from '../templates/catalogue.ts';
+import { BUILT_IN_TEMPLATES } from '../templates/definitions.ts';
 import { openHost } from './host.ts';
 import { createProgress } from './progress.ts';
 import { type OutputOptions, print, table } from './report.ts';
@@ -31,7 +31,10 @@ export async function list(options: OutputOptions): Promise<void> {
   );
 }
 
-export async function build(names: readonly string[], options: OutputOptions & { readonly force?: boolean }): Promise<void> {
+export async function build(
+  names: readonly string[],
+  options: OutputOptions & { readonly force?: boolean },
+): Promise<void> {
   const unknown = names.filter((name) => !BUILT_IN_TEMPLATES.some((one) => one.name === name));
   if (unknown.length > 0) {
     const known = BUILT_IN_TEMPLATES.map((one) => one.name).join(', ');
@@ -50,5 +53,7 @@ export async function build(names: readonly string[], options: OutputOptions & {
     built.push(await host.buildTemplate(definition, { progress, signal: abort.signal, force: options.force === true }));
   }
   progress.stop();
-  print(options, built, () => built.map((one) => `${one.template.name}  ${one.template.templateID}  ${one.build.buildID}`).join('\n'));
+  print(options, built, () =>
+    built.map((one) => `${one.template.name}  ${one.template.templateID}  ${one.build.buildID}`).join('\n'),
+  );
 }

@@ -6,10 +6,10 @@ import { Agent, type IncomingMessage, type Server, type ServerResponse } from 'n
 import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { TRAFFIC_PORT_HEADER, TRAFFIC_SANDBOX_HEADER, TRAFFIC_SIGNED_HEADER } from '../contract/node-api.ts';
-import { type Refusal, refuse, refuseSocket } from '../node/traffic/answers.ts';
-import { forward } from '../node/traffic/forward.ts';
-import { codingSupported, OWN_PREFIX, requestHeaders } from '../node/traffic/headers.ts';
-import { spliceUpgrade, UpgradeBodyError, upgradeWanted } from '../node/traffic/splice.ts';
+import { type Refusal, refuse, refuseSocket } from '../contract/traffic/answers.ts';
+import { forward } from '../contract/traffic/forward.ts';
+import { codingSupported, OWN_PREFIX, requestHeaders } from '../contract/traffic/headers.ts';
+import { spliceUpgrade, UpgradeBodyError, upgradeWanted } from '../contract/traffic/splice.ts';
 import type { Log } from '../telemetry/log.ts';
 import { createRouter, type Route } from './route.ts';
 

@@ -3,7 +3,14 @@
  * Which sandbox an RPC is for travels in its context, so a new envd costs nothing here.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { Code, ConnectError, createConnectRouter, createContextValues, type Interceptor } from '@connectrpc/connect';
+import {
+  Code,
+  ConnectError,
+  createConnectRouter,
+  createContextKey,
+  createContextValues,
+  type Interceptor,
+} from '@connectrpc/connect';
 import type { UniversalHandler } from '@connectrpc/connect/protocol';
 import {
   compressionGzip,
@@ -16,6 +23,7 @@ import type { Log } from '../telemetry/log.ts';
 import { toConnectError } from './failures.ts';
 import { filesystemService } from './filesystem-service.ts';
 import { processService } from './process-service.ts';
+import { replyJSON } from './reply.ts';
 import { type EnvdParts, PARTS } from './rpc-context.ts';
 
 /** Bytes of one message: ample for SDKs' stdin (64 KiB) and for the longest command line of Linux (2 MiB). */
@@ -25,12 +33,20 @@ const MIN_COMPRESSED = 16 * 1024;
 /** The longest that a timer of Node can wait; a longer deadline lies beyond any sandbox's life. */
 const MAX_TIMER_MS = 2_147_483_647;
 
-/** Puts the words of what failed below into Connect's, for unary answers and in the midst of streams. */
+/** Set by the interceptor: the message of a unary call was read and its method was reached. */
+const REACHED = createContextKey<{ reached: boolean }>({ reached: false });
+
+/**
+ * Puts the words of what failed below into Connect's, for unary answers and in the midst of streams. A message that cannot
+ * be read is the caller's fault, which the library would call internal.
+ */
 const nameFailures: Interceptor = (next) => async (request) => {
   try {
-    const response = await next(request);
-    if (!response.stream) return response;
-    return { ...response, message: named(response.message) };
+    request.contextValues.get(REACHED).reached = true;
+    const response = request.stream
+      ? await next({ ...request, message: readable(request.message) })
+      : await next(request);
+    return response.stream ? { ...response, message: named(response.message) } : response;
   } catch (error) {
     throw toConnectError(error);
   }
@@ -41,6 +57,17 @@ async function* named<T>(messages: AsyncIterable<T>): AsyncGenerator<T> {
     yield* messages;
   } catch (error) {
     throw toConnectError(error);
+  }
+}
+
+async function* readable<T>(messages: AsyncIterable<T>): AsyncGenerator<T> {
+  try {
+    yield* messages;
+  } catch (error) {
+    const { code, rawMessage } = ConnectError.from(error);
+    throw code === Code.Internal
+      ? new ConnectError(rawMessage, Code.InvalidArgument, undefined, undefined, error)
+      : error;
   }
 }
 
@@ -78,10 +105,17 @@ export async function serveRPC(
     }
     // An absent limit and a limit of 0 mean the same to E2B's clients.
     if (timeout === '0') delete req.headers['connect-timeout-ms'];
-    const request = universalRequestFromNodeRequest(req, res, undefined, createContextValues().set(PARTS, parts));
+    const progress = { reached: false };
+    const values = createContextValues().set(PARTS, parts).set(REACHED, progress);
+    const request = universalRequestFromNodeRequest(req, res, undefined, values);
     // The rest of a body that was not read to its end is the server's to drain; the connection must outlive the answer.
     const body: AsyncIterable<Buffer> = req.iterator({ destroyOnReturn: false });
-    await universalResponseToNodeResponse(await handler({ ...request, body }), res);
+    const response = await handler({ ...request, body });
+    if (response.status === 500 && !progress.reached) {
+      replyJSON(res, 400, { code: 'invalid_argument', message: 'the request message cannot be read' });
+      return;
+    }
+    await universalResponseToNodeResponse(response, res);
   } catch (error) {
     // The answer itself carries every failure of a method; what is left are callers that went away.
     if (!res.destroyed && !res.writableEnded) {

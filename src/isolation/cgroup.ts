@@ -138,9 +138,7 @@ export async function openCgroups(machinesFolder: string, mountsFile = '/proc/se
       );
     },
     async add(id, pid) {
-      await Promise.all(
-        usable.map((hierarchy) => writeFile(join(group(hierarchy, id), 'cgroup.procs'), String(pid))),
-      );
+      await Promise.all(usable.map((hierarchy) => writeFile(join(group(hierarchy, id), 'cgroup.procs'), String(pid))));
     },
     async remove(id) {
       await Promise.all(

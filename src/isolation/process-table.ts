@@ -59,7 +59,10 @@ export function readProcess(pid: number): ProcessFacts | undefined {
 export function isAlive(identity: ProcessIdentity): boolean {
   const facts = readProcess(identity.pid);
   return (
-    facts !== undefined && facts.startTime === identity.startTime && facts.state !== 'Z' && facts.state.toUpperCase() !== 'X'
+    facts !== undefined &&
+    facts.startTime === identity.startTime &&
+    facts.state !== 'Z' &&
+    facts.state.toUpperCase() !== 'X'
   );
 }
 

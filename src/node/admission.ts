@@ -31,7 +31,10 @@ export class Admission {
   /** Takes the room for one machine, or throws `capacity`. */
   take(id: string, memoryMB: number): void {
     if (!this.fits(memoryMB)) {
-      throw new CoppiceError('capacity', `no room for a sandbox of ${memoryMB} MiB: ${Math.max(0, this.freeMB)} of ${this.#budgetMB} MiB left`);
+      throw new CoppiceError(
+        'capacity',
+        `no room for a sandbox of ${memoryMB} MiB: ${Math.max(0, this.freeMB)} of ${this.#budgetMB} MiB left`,
+      );
     }
     this.#hold(id, memoryMB);
   }

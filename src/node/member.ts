@@ -75,7 +75,8 @@ export class Member {
 
   /** The session with the agent; begun anew when the one before broke (the node was restarted, the guest sent garbage). */
   async agent(): Promise<AgentClient> {
-    if (this.#ended) throw new CoppiceError('sandbox_not_found', `Sandbox "${this.id}" doesn't exist or you don't have access to it`);
+    if (this.#ended)
+      throw new CoppiceError('sandbox_not_found', `Sandbox "${this.id}" doesn't exist or you don't have access to it`);
     if (this.#agent) return this.#agent;
     this.#connecting ??= this.#connect(false).finally(() => {
       this.#connecting = undefined;
@@ -90,7 +91,12 @@ export class Member {
 
   async #connect(clean: boolean, signal?: AbortSignal): Promise<AgentClient> {
     const stream = await this.machine.openChannel(signal);
-    const agent = await connectAgent(stream, { log: this.#log, signal, deadlineMs: SESSION_DEADLINE_MS, resync: !clean });
+    const agent = await connectAgent(stream, {
+      log: this.#log,
+      signal,
+      deadlineMs: SESSION_DEADLINE_MS,
+      resync: !clean,
+    });
     if (this.#ended) {
       agent.close();
       throw new CoppiceError('sandbox_not_found', `sandbox ${this.id} ended while its session began`);

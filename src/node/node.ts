@@ -103,7 +103,8 @@ export class Node implements NodeApi {
     clearInterval(this.#reconciling);
     this.#deadlines.stop();
     await Promise.all([...this.#pools.values()].map((pool) => pool.close()));
-    if (!options.keep) await Promise.all([...this.#sandboxes.values()].map((member) => this.#bury(member, 'the service stopped')));
+    if (!options.keep)
+      await Promise.all([...this.#sandboxes.values()].map((member) => this.#bury(member, 'the service stopped')));
     await Promise.all(this.#burials.values());
   }
 
@@ -186,7 +187,11 @@ export class Node implements NodeApi {
     };
   }
 
-  async connectSandbox(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<{ sandbox: SandboxView; resumed: boolean }> {
+  async connectSandbox(
+    teamID: string,
+    sandboxID: string,
+    timeoutSeconds: number,
+  ): Promise<{ sandbox: SandboxView; resumed: boolean }> {
     this.#owned(teamID, sandboxID);
     this.#moveDeadline(sandboxID, timeoutSeconds, true);
     return { sandbox: this.#view(this.#owned(teamID, sandboxID)), resumed: false };
@@ -309,7 +314,8 @@ export class Node implements NodeApi {
       startedAtMs: now,
       endAtMs: now + request.timeoutSeconds * 1000,
     };
-    if (!this.#rows.claim(member.id, owner)) throw new CoppiceError('guest_unresponsive', 'the entry was gone at its claim');
+    if (!this.#rows.claim(member.id, owner))
+      throw new CoppiceError('guest_unresponsive', 'the entry was gone at its claim');
     clock.stage('claim');
     await this.#allowInternet(member, request.network.allowInternetAccess !== false);
     clock.stage('policy');
@@ -317,9 +323,13 @@ export class Node implements NodeApi {
     member.machine.unpark();
     const deadline = AbortSignal.timeout(HANDOVER_DEADLINE_MS);
     const agent = await member.agent();
-    await agent.identity({ env: member.env, clockMs: Date.now() }, signal ? AbortSignal.any([signal, deadline]) : deadline);
+    await agent.identity(
+      { env: member.env, clockMs: Date.now() },
+      signal ? AbortSignal.any([signal, deadline]) : deadline,
+    );
     clock.stage('guest');
-    if (!this.#rows.move(member.id, 'creating', 'running')) throw new CoppiceError('guest_unresponsive', 'the sandbox was ended while it was made');
+    if (!this.#rows.move(member.id, 'creating', 'running'))
+      throw new CoppiceError('guest_unresponsive', 'the sandbox was ended while it was made');
     this.#rows.countSpawn(template.templateID);
     this.#sandboxes.set(member.id, member);
     this.#deadlines.set(member.id, owner.endAtMs);
@@ -360,7 +370,9 @@ export class Node implements NodeApi {
     const burial = this.#nursery
       .bury(member.id, member.machine, this.#uidOf(member.id))
       .then(() => this.#log.info({ sandboxID: member.id, reason }, 'machine ended'))
-      .catch((error) => this.#log.error({ error, sandboxID: member.id }, 'a machine could not be ended; the reconciler tries again'))
+      .catch((error) =>
+        this.#log.error({ error, sandboxID: member.id }, 'a machine could not be ended; the reconciler tries again'),
+      )
       .finally(() => {
         this.#admission.release(member.id);
         this.#burials.delete(member.id);
@@ -472,7 +484,10 @@ export class Node implements NodeApi {
   #owned(teamID: string, sandboxID: string): MachineRow {
     const row = this.#rows.get(sandboxID);
     if (!row?.owner || row.owner.teamID !== teamID || row.state !== 'running' || !this.#sandboxes.has(sandboxID)) {
-      throw new CoppiceError('sandbox_not_found', `Sandbox "${sandboxID}" doesn't exist or you don't have access to it`);
+      throw new CoppiceError(
+        'sandbox_not_found',
+        `Sandbox "${sandboxID}" doesn't exist or you don't have access to it`,
+      );
     }
     return row;
   }

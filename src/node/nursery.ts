@@ -58,7 +58,14 @@ export class Nursery {
     const generation = randomUUID();
     const uid = this.#takeUid();
     const bounded = AbortSignal.any([signal, AbortSignal.timeout(GROWTH_DEADLINE_MS)]);
-    rows.prepare({ id, templateID: template.templateID, buildID: template.buildID, memoryMB: template.shape.memoryMB, uid, generation });
+    rows.prepare({
+      id,
+      templateID: template.templateID,
+      buildID: template.buildID,
+      memoryMB: template.shape.memoryMB,
+      uid,
+      generation,
+    });
     let attachment: Attachment | undefined;
     let machine: Machine | undefined;
     try {
@@ -69,12 +76,27 @@ export class Nursery {
       machine = await backend.clone(
         template.golden,
         template.image,
-        { id, folder, shape: template.shape, ...(attachment ? { network: attachment } : {}), ...(uid === undefined ? {} : { uid }) },
+        {
+          id,
+          folder,
+          shape: template.shape,
+          ...(attachment ? { network: attachment } : {}),
+          ...(uid === undefined ? {} : { uid }),
+        },
         bounded,
       );
       rows.setRecord(id, machine.record);
       stage('restore');
-      const member = new Member({ id, templateID: template.templateID, generation, memoryMB: template.shape.memoryMB, languages: template.languages, machine, attachment, log });
+      const member = new Member({
+        id,
+        templateID: template.templateID,
+        generation,
+        memoryMB: template.shape.memoryMB,
+        languages: template.languages,
+        machine,
+        attachment,
+        log,
+      });
       const agent = await member.begin(bounded);
       stage('session');
       const entropy = newEntropy();
@@ -85,7 +107,9 @@ export class Nursery {
           generation,
           clockMs: Date.now(),
           entropy,
-          network: attachment ? { address: attachment.address, prefix: attachment.prefix, gateway: attachment.gateway } : null,
+          network: attachment
+            ? { address: attachment.address, prefix: attachment.prefix, gateway: attachment.gateway }
+            : null,
           sandboxID: id,
           templateID: template.templateID,
         },

@@ -117,7 +117,12 @@ export class Pool<Entry> {
   }
 
   async #fill(): Promise<void> {
-    while (this.#ready.length < this.target && this.#held === 0 && !this.#abort.signal.aborted && this.#options.room()) {
+    while (
+      this.#ready.length < this.target &&
+      this.#held === 0 &&
+      !this.#abort.signal.aborted &&
+      this.#options.room()
+    ) {
       try {
         const entry = await this.#options.grow(this.#abort.signal);
         if (this.#abort.signal.aborted) await this.#options.drop(entry);
@@ -126,7 +131,10 @@ export class Pool<Entry> {
       } catch (error) {
         if (this.#abort.signal.aborted) return;
         const wait = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)]!;
-        this.#options.log.warn({ error, template: this.#options.name, retryMs: wait }, 'a hot entry could not be grown');
+        this.#options.log.warn(
+          { error, template: this.#options.name, retryMs: wait },
+          'a hot entry could not be grown',
+        );
         this.#retry = setTimeout(() => {
           this.#retry = undefined;
           this.refill();

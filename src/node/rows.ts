@@ -107,7 +107,14 @@ export class Rows {
   }
 
   /** The intent to make a machine: written before anything of it exists. */
-  prepare(row: { id: string; templateID: string; buildID: string; memoryMB: number; uid: number | undefined; generation: string }): void {
+  prepare(row: {
+    id: string;
+    templateID: string;
+    buildID: string;
+    memoryMB: number;
+    uid: number | undefined;
+    generation: string;
+  }): void {
     this.#run(
       `INSERT INTO machine (id, state, template_id, build_id, memory_mb, uid, generation, created_at) VALUES (?, 'preparing', ?, ?, ?, ?, ?, ?)`,
       row.id,
@@ -177,8 +184,10 @@ export class Rows {
   /** Running sandboxes of one team, in E2B's order: by start, then id. */
   ofTeam(teamID: string, order: 'asc' | 'desc'): MachineRow[] {
     const direction = order === 'asc' ? 'ASC' : 'DESC';
-    return this.#all<Raw>(`SELECT * FROM machine WHERE team_id = ? AND state = 'running' ORDER BY started_at ${direction}, id ${direction}`, teamID)
-      .map(fromRaw);
+    return this.#all<Raw>(
+      `SELECT * FROM machine WHERE team_id = ? AND state = 'running' ORDER BY started_at ${direction}, id ${direction}`,
+      teamID,
+    ).map(fromRaw);
   }
 
   usedUids(): Set<number> {
@@ -195,7 +204,10 @@ export class Rows {
   }
 
   spawns(templateID: string): { count: number; lastAtMs: number | undefined } {
-    const row = this.#get<{ count: number; last_at: number }>('SELECT count, last_at FROM spawned WHERE template_id = ?', templateID);
+    const row = this.#get<{ count: number; last_at: number }>(
+      'SELECT count, last_at FROM spawned WHERE template_id = ?',
+      templateID,
+    );
     return { count: row?.count ?? 0, lastAtMs: row?.last_at };
   }
 }

@@ -69,7 +69,8 @@ export class TemplateBuilds {
 
   #catalogue(): Promise<Catalogue> {
     const { templatesFolder, log } = this.#options;
-    const onDamage = (path: string, error: unknown): void => log.warn({ path, error }, 'a file of the catalogue cannot be read');
+    const onDamage = (path: string, error: unknown): void =>
+      log.warn({ path, error }, 'a file of the catalogue cannot be read');
     return openCatalogue(templatesFolder, { onDamage });
   }
 
@@ -106,7 +107,9 @@ export class TemplateBuilds {
     const pending = await catalogue.begin(definition);
     let built: ResolvedTemplate;
     try {
-      await this.#capture(definition, image, pending.goldenFolder, signal, (stage) => onProgress({ label: label(stage), done: false }));
+      await this.#capture(definition, image, pending.goldenFolder, signal, (stage) =>
+        onProgress({ label: label(stage), done: false }),
+      );
       built = await catalogue.publish(pending, definition, image);
     } catch (error) {
       await catalogue.abandon(pending);
@@ -121,7 +124,8 @@ export class TemplateBuilds {
   /** Made from this very image, and restorable by this host's VMM. */
   async #fits(entry: ResolvedTemplate, image: MachineImage, definition: TemplateDefinition): Promise<boolean> {
     const { build } = entry;
-    if (build.image.hash !== image.hash || JSON.stringify(build.shape) !== JSON.stringify(definition.shape)) return false;
+    if (build.image.hash !== image.hash || JSON.stringify(build.shape) !== JSON.stringify(definition.shape))
+      return false;
     try {
       await this.#options.backend.openGolden(entry.goldenFolder);
       return true;
@@ -153,7 +157,12 @@ export class TemplateBuilds {
           // The session stays open through the capture: a clone then finds its port as it was, host connected.
           agent = await firstSession(machine, log, AbortSignal.any([signal, bootSignal]));
           onStage('warming it up');
-          await warmUp(agent, definition, log, AbortSignal.any([signal, bootSignal, AbortSignal.timeout(WARM_DEADLINE_MS)]));
+          await warmUp(
+            agent,
+            definition,
+            log,
+            AbortSignal.any([signal, bootSignal, AbortSignal.timeout(WARM_DEADLINE_MS)]),
+          );
           onStage('capturing');
         },
         { signal, onProgress: onStage },
@@ -185,7 +194,12 @@ async function firstSession(machine: Machine, log: Log, signal: AbortSignal): Pr
 }
 
 /** Nothing that a user could see may be left: no file, no history, no seeded generator. */
-async function warmUp(agent: AgentClient, definition: TemplateDefinition, log: Log, signal: AbortSignal): Promise<void> {
+async function warmUp(
+  agent: AgentClient,
+  definition: TemplateDefinition,
+  log: Log,
+  signal: AbortSignal,
+): Promise<void> {
   await agent.identity({ hostname: 'coppice', network: null, clockMs: Date.now(), env: {} }, signal);
   for (const command of WARM_COMMANDS) await runToEnd(agent, command, signal);
   await agent.metrics(signal);

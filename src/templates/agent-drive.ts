@@ -116,8 +116,9 @@ export function checkImports(texts: ReadonlyMap<string, Buffer>): void {
   }
 }
 
-/** An import or re-export from a literal, at the beginning of a line or after a closing brace; or a dynamic import. */
-const IMPORT = /(^\s*(?:import|export)\b[^'"\n;]*?|^\}\s*from\s*|\bimport\s*\(\s*)(['"])([^'"\n]+)\2/gm;
+/** Imports and re-exports of a literal, on one line or after the closing brace of several; and dynamic imports. */
+const IMPORT =
+  /((?:^|;)\s*(?:import|export)\b[^'"\n;=(]*?\bfrom\s*|(?:^|;)\s*import\s*|^\s*\}\s*from\s*|\bimport\s*\(\s*)(['"])([^'"\n]+)\2/gm;
 
 /** Type-stripped JavaScript whose relative imports name `.js` files. */
 export function stripSource(source: string): string {

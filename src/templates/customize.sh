@@ -36,4 +36,4 @@ if [ -n "$prepare" ]; then
   inside su user -s /bin/sh -c "cd && $prepare"
 fi
 rm -rf "$root"/tmp/* "$root"/var/tmp/* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
-find "$root/var/log" -type f -delete
+find "$root/var/log" "$root/var/lib/apt/lists" "$root/var/cache/apt" -type f -delete

@@ -27,6 +27,8 @@ export interface BuildImageOptions {
   readonly force?: boolean;
 }
 
+/** Debian release of the guest kernel where no template names one. */
+const KERNEL_SUITE = 'bookworm';
 const INIT = fileURLToPath(new URL('../../guest/init', import.meta.url));
 
 /**

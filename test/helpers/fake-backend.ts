@@ -3,8 +3,15 @@
  * do, so that a test can drop a Node (kill -9) and begin another on the same rows.
  */
 import { mkdir, rm } from 'node:fs/promises';
-import type { GoldenCheckpoint, IsolationBackend, Machine, MachineImage, MachineRecord, MachineSpec } from '../../src/isolation/backend.ts';
 import type { Identity } from '../../src/channel/protocol.ts';
+import type {
+  GoldenCheckpoint,
+  IsolationBackend,
+  Machine,
+  MachineImage,
+  MachineRecord,
+  MachineSpec,
+} from '../../src/isolation/backend.ts';
 import type { Attachment, EgressPolicy, NetworkFabric } from '../../src/network/fabric.ts';
 import type { ReadyTemplate } from '../../src/node/nursery.ts';
 import { miniAgent } from './mini-agent.ts';
@@ -73,7 +80,14 @@ export class FakeHost {
     attach: async (id) => {
       this.#maybeFail('attach');
       const number = this.attachments.size + 2;
-      const attachment = { id, tap: `cp${number}`, namespace: '/run/netns/fake', address: `10.0.0.${number}`, prefix: 32, gateway: '169.254.1.1' };
+      const attachment = {
+        id,
+        tap: `cp${number}`,
+        namespace: '/run/netns/fake',
+        address: `10.0.0.${number}`,
+        prefix: 32,
+        gateway: '169.254.1.1',
+      };
       this.attachments.set(id, { ...attachment, policy: { allowInternet: false } });
       return attachment;
     },
@@ -124,7 +138,10 @@ export function fakeTemplate(name: string, memoryMB = 512): ReadyTemplate {
   const shape = { cpuCount: 1, memoryMB, diskSizeMB: 1024 };
   const image = { hash: name, kernel: '', initrd: '', rootfs: '', agentDrive: '' };
   return {
-    templateID: name.replaceAll(/[^a-z0-9]/g, '').padEnd(20, '0').slice(0, 20),
+    templateID: name
+      .replaceAll(/[^a-z0-9]/g, '')
+      .padEnd(20, '0')
+      .slice(0, 20),
     buildID: '00000000-0000-4000-8000-000000000000',
     aliases: [name],
     shape,
@@ -133,7 +150,16 @@ export function fakeTemplate(name: string, memoryMB = 512): ReadyTemplate {
     image,
     golden: {
       folder: '/nowhere',
-      manifest: { format: 1, backend: 'fake', imageHash: name, shape, accelerator: 'fake', vmm: { version: '', machine: '', cpu: '' }, createdAtMs: 0, files: {} },
+      manifest: {
+        format: 1,
+        backend: 'fake',
+        imageHash: name,
+        shape,
+        accelerator: 'fake',
+        vmm: { version: '', machine: '', cpu: '' },
+        createdAtMs: 0,
+        files: {},
+      },
     },
     createdAtMs: 0,
   };

@@ -1,6 +1,6 @@
 /** An AgentClient of spawn, attach, processes and signal over processes of this host: the interpreter without a channel. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { AgentError, type AgentClient, type AgentProcess, type ProcessOutput } from '../../src/channel/agent.ts';
+import { type AgentClient, AgentError, type AgentProcess, type ProcessOutput } from '../../src/channel/agent.ts';
 import { KIND, type ProcessInfo, type SpawnRequest } from '../../src/channel/protocol.ts';
 
 interface Started {
@@ -68,7 +68,9 @@ export function createLocalAgent(options: { readonly home: string }): LocalAgent
     const child = spawn(request.cmd, [...request.args], { cwd, env, detached: true, stdio: 'pipe' });
     await new Promise<void>((resolve, reject) => {
       child.once('spawn', resolve);
-      child.once('error', (error) => reject(new AgentError('invalid_argument', `cwd '${cwd}' does not exist or ${error.message}`)));
+      child.once('error', (error) =>
+        reject(new AgentError('invalid_argument', `cwd '${cwd}' does not exist or ${error.message}`)),
+      );
     });
     child.stdin.on('error', () => {});
     const info: ProcessInfo = {
@@ -91,7 +93,11 @@ export function createLocalAgent(options: { readonly home: string }): LocalAgent
     child.stdout.on('data', (bytes: Buffer) => tell({ type: 'data', kind: KIND.STDOUT, bytes }));
     child.stderr.on('data', (bytes: Buffer) => tell({ type: 'data', kind: KIND.STDERR, bytes }));
     child.once('close', (code, signal) => {
-      it.exit = { type: 'exit', exitCode: code ?? -1, ...(signal === null ? {} : { signal: signal.slice(3).toLowerCase() }) };
+      it.exit = {
+        type: 'exit',
+        exitCode: code ?? -1,
+        ...(signal === null ? {} : { signal: signal.slice(3).toLowerCase() }),
+      };
       tell(it.exit);
     });
     return view(it);
@@ -113,7 +119,8 @@ export function createLocalAgent(options: { readonly home: string }): LocalAgent
         .filter((info) => wanted?.services || !info.service),
     async signal(pid: number, signal: 'SIGKILL' | 'SIGTERM' | 'SIGINT') {
       signals.push({ pid, signal });
-      if (started.get(pid)?.exit !== undefined || !started.has(pid)) throw new AgentError('not_found', 'no such process');
+      if (started.get(pid)?.exit !== undefined || !started.has(pid))
+        throw new AgentError('not_found', 'no such process');
       process.kill(-pid, signal);
     },
   } as unknown as AgentClient;

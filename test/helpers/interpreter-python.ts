@@ -15,7 +15,11 @@ export function lacks(...modules: string[]): false | string {
   return done.status === 0 ? false : `${PYTHON} cannot import all of: ${modules.join(', ')}`;
 }
 
-export type Event = { readonly type: string; readonly id?: string } & Record<string, any>;
+/** A value that a program printed as JSON: each test says what it must be. */
+// biome-ignore lint/suspicious/noExplicitAny: a type here would only repeat the tests.
+export type Loose = any;
+
+export type Event = { readonly type: string; readonly id?: string } & Record<string, Loose>;
 
 export interface Driver {
   readonly pid: number;
@@ -77,6 +81,9 @@ export async function drive(options: { readonly args?: readonly string[]; readon
 }
 
 export const texts = (events: readonly Event[], type: string): string =>
-  events.filter((event) => event.type === type).map((event) => event.text).join('');
+  events
+    .filter((event) => event.type === type)
+    .map((event) => event.text)
+    .join('');
 export const results = (events: readonly Event[]): Event[] => events.filter((event) => event.type === 'result');
 export const errorOf = (events: readonly Event[]): Event | undefined => events.find((event) => event.type === 'error');

@@ -21,7 +21,13 @@ export function miniAgent(identities: Identity[] = []): MiniAgent {
   const decoder = new FrameDecoder((type, _kind, id, payload) => {
     if (agent.mute) return;
     if (type === FRAME.HELLO) {
-      send(encodeFrame(FRAME.HELLO_ACK, 0, Buffer.concat([payload, json({ version: 'mini', pid: 1, clockMs: Date.now() })])));
+      send(
+        encodeFrame(
+          FRAME.HELLO_ACK,
+          0,
+          Buffer.concat([payload, json({ version: 'mini', pid: 1, clockMs: Date.now() })]),
+        ),
+      );
     } else if (type === FRAME.OPEN) {
       const request = JSON.parse(payload.toString()) as { op: string; identity?: Identity };
       if (request.op === 'identity') {

@@ -114,6 +114,16 @@ def main():
                 s.send(c["data"].encode())
                 answer = {"data": s.recv(65536).decode()}
                 s.close()
+            elif c["op"] == "ping":
+                s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+                s.settimeout(c["timeout"])
+                request = ip_packet({"source": address, "destination": c["host"], "protocol": "icmp", "sport": 77})
+                s.sendto(request[20:], (c["host"], 0))
+                while True:
+                    reply, (peer, _) = s.recvfrom(65536)
+                    if peer == c["host"] and reply[20] == 0:
+                        break
+                s.close()
             elif c["op"] == "listen":
                 s = socket.socket()
                 s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -63,5 +63,14 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}): Promise<
 }
 
 export function createRequest(wish: Partial<CreateSandboxRequest> = {}): CreateSandboxRequest {
-  return { teamID: TEAM, template: 'base', timeoutSeconds: 60, secure: true, metadata: {}, envVars: {}, network: {}, ...wish };
+  return {
+    teamID: TEAM,
+    template: 'base',
+    timeoutSeconds: 60,
+    secure: true,
+    metadata: {},
+    envVars: {},
+    network: {},
+    ...wish,
+  };
 }

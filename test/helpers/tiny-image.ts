@@ -6,7 +6,7 @@
  * COPPICE_TEST_BUSYBOX (a static busybox), else from the distribution's packages through apt-get, kept in a cache folder.
  *
  * Lines understood: `echo TEXT`; `write TEXT` (appends to the writable layer, then `ok`); `read` (the layer's lines, joined
- * by `,`); `drives` (serials of the drives in order); `clock` (uptime in seconds).
+ * by `,`); `drives` (serials of the drives); `clock` (uptime in seconds).
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -14,8 +14,8 @@ import { access, chmod, mkdir, readdir, readFile, rename, rm, truncate, writeFil
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { type CpioEntry, cpioArchive } from '../../src/isolation/microvm/cpio.ts';
 import type { MachineImage } from '../../src/isolation/backend.ts';
+import { type CpioEntry, cpioArchive } from '../../src/isolation/microvm/cpio.ts';
 
 const run = promisify(execFile);
 /** In the order in which they must be loaded. */
@@ -51,7 +51,7 @@ while true; do
     echo) echo "$text" >&3 ;;
     write) echo "$text" >> /layer/lines && $b sync && echo ok >&3 ;;
     read) lines=$($b tr '\\n' , < /layer/lines 2>/dev/null); echo "$lines" >&3 ;;
-    drives) echo $($b cat /sys/block/vd*/serial) >&3 ;;
+    drives) serials=; for d in /sys/block/vd*; do serials="$serials $($b cat $d/serial)"; done; echo $serials >&3 ;;
     clock) read -r up idle < /proc/uptime; echo "$up" >&3 ;;
     panic) echo c > /proc/sysrq-trigger ;;
   esac
@@ -66,7 +66,9 @@ export async function tinyImage(folder: string): Promise<MachineImage> {
   const moduleEntries: CpioEntry[] = [];
   const order: string[] = [];
   for (const path of MODULES) {
-    const data = await readFile(join(modules, path)).catch(() => readFile(join(modules, '../net', path)).catch(() => undefined));
+    const data = await readFile(join(modules, path)).catch(() =>
+      readFile(join(modules, '../net', path)).catch(() => undefined),
+    );
     if (!data) continue;
     const name = path.split('/').at(-1)!;
     order.push(name);
@@ -115,7 +117,13 @@ async function kernelPackage(): Promise<string> {
 
 /** Downloads and unpacks a package once; two test files may do so at the same time. */
 async function unpackPackage(name: string, target: string): Promise<void> {
-  if (await access(target).then(() => true, () => false)) return;
+  if (
+    await access(target).then(
+      () => true,
+      () => false,
+    )
+  )
+    return;
   const work = `${target}.${process.pid}`;
   await mkdir(work, { recursive: true });
   await run('apt-get', ['download', name], { cwd: work });

@@ -42,7 +42,7 @@ export function fakeAgent(): { client: AgentClient; dials: number[]; sockets: Se
   const dial = async (port: number, signal?: AbortSignal): Promise<AgentSocket> => {
     if (dead) throw new AgentError('unavailable', 'channel gone');
     dials.push(port);
-    const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true, signal });
+    const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true, noDelay: true, signal });
     try {
       await once(socket, 'connect');
     } catch (error) {
@@ -75,13 +75,15 @@ export interface Rig {
   readonly tracked: Set<() => void>;
   /** What a kill does: the id is unknown from now on, everything open is cut. */
   kill(): void;
+  /** The channel goes or comes back, the sandbox stays. */
+  setChannel(up: boolean): void;
   stopNode(): Promise<void>;
   startNode(): Promise<void>;
 }
 
 export async function startRig(
   t: TestContext,
-  options: { envd?: Handle; interpreter?: Handle; token?: string; maxActive?: number } = {},
+  options: { envd?: Handle; interpreter?: Handle; token?: string; maxActive?: number; client?: AgentClient } = {},
 ): Promise<Rig> {
   const folder = await mkdtemp(join(tmpdir(), 'traffic-'));
   const trafficSocket = join(folder, 'traffic.sock');
@@ -96,7 +98,10 @@ export async function startRig(
     sandboxID: ID,
     envd: { handle: options.envd ?? say('envd') },
     interpreter: { handle: options.interpreter ?? say('interpreter') },
-    agent: () => agent.client,
+    agent: () => {
+      if (!channel) throw new AgentError('unavailable', 'no session');
+      return options.client ?? agent.client;
+    },
     track(close) {
       tracked.add(close);
       return () => tracked.delete(close);
@@ -104,6 +109,7 @@ export async function startRig(
     ...(options.token === undefined ? {} : { trafficAccessToken: options.token }),
   };
   let alive = true;
+  let channel = true;
   let traffic!: TrafficServer;
   const startNode = async (): Promise<void> => {
     traffic = createTrafficServer({
@@ -151,6 +157,9 @@ export async function startRig(
       alive = false;
       for (const close of [...tracked]) close();
       agent.die();
+    },
+    setChannel(up) {
+      channel = up;
     },
     stopNode: () => traffic.close(),
     startNode,

@@ -207,13 +207,14 @@ test('a greeting with another nonce, or one cut short, is not taken', async () =
 });
 
 test('a request that is never answered is given up at its own deadline, and the stream let go', async () => {
-  const [host, wire] = [guest((g, _stream, { op }) => void (op === 'ping' ? 0 : g)), 0];
-  const client = await connectAgent(host, { deadlineMs: 5_000, requestTimeoutMs: 40 });
+  const client = await connectAgent(
+    guest(() => {}),
+    { deadlineMs: 5_000, requestTimeoutMs: 40 },
+  );
   // The session's own timer does not keep a process alive; this one does.
   const alive = setInterval(() => {}, 10);
   await assert.rejects(client.ping(), /did not answer within 40 ms/);
   clearInterval(alive);
-  assert.equal(wire, 0);
   client.close();
 });
 

@@ -8,7 +8,7 @@ import { chooseEncoding } from '../../src/envd/accept-encoding.ts';
 import { parseRange } from '../../src/envd/byte-range.ts';
 import { contentTypeOf } from '../../src/envd/content-type.ts';
 import { inlineDisposition } from '../../src/envd/download.ts';
-import { fakeAgent, serve } from './envd-harness.ts';
+import { bytesOf, fakeAgent, serve } from './envd-harness.ts';
 
 const open = { accessToken: undefined };
 
@@ -234,7 +234,7 @@ test('a raw upload, plain and gzipped, chunked', async () => {
   const agent = fakeAgent();
   await using served = await serve(agent, open);
   const content = randomBytes(500_000);
-  const post = (path: string, body: BodyInit, headers: Record<string, string> = {}) =>
+  const post = (path: string, body: NonNullable<RequestInit['body']>, headers: Record<string, string> = {}) =>
     fetch(`${served.url}/files?path=${path}`, {
       method: 'POST',
       body,
@@ -244,7 +244,10 @@ test('a raw upload, plain and gzipped, chunked', async () => {
   const chunks = async function* () {
     for (let at = 0; at < content.length; at += 10_000) yield content.subarray(at, at + 10_000);
   };
-  assert.equal((await post('s.bin', ReadableStream.from(chunks()) as BodyInit)).status, 200);
+  assert.equal(
+    (await post('s.bin', ReadableStream.from(chunks()) as ReadableStream<Uint8Array<ArrayBuffer>>)).status,
+    200,
+  );
   assert.deepEqual(agent.files.get('/home/user/s.bin')?.bytes, content);
   const zipped = await post('z.bin', gzipSync(content), { 'Content-Encoding': 'gzip' });
   assert.deepEqual(await zipped.json(), [{ path: '/home/user/z.bin', name: 'z.bin', type: 'file' }]);
@@ -335,7 +338,7 @@ async function raw(url: string, line: string, headers: Record<string, string>, b
   );
   socket.write(`${line} HTTP/1.1\r\n${lines.join('\r\n')}\r\n\r\n`);
   if (body) socket.write(body);
-  const reply = Buffer.concat(await Array.fromAsync(socket as AsyncIterable<Buffer>));
+  const reply = await bytesOf(socket);
   const end = reply.indexOf('\r\n\r\n');
   return { head: reply.subarray(0, end).toString(), body: reply.subarray(end + 4) };
 }

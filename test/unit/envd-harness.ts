@@ -309,3 +309,10 @@ export async function until(condition: () => boolean, what: string, ms = 5_000):
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
 }
+
+/** Everything that comes, as one. */
+export async function bytesOf(stream: AsyncIterable<Uint8Array>): Promise<Buffer> {
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return Buffer.concat(chunks);
+}

@@ -2,10 +2,16 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { MessageInitShape } from '@bufbuild/protobuf';
 import { type Client, Code, ConnectError, createClient, type Interceptor } from '@connectrpc/connect';
 import { createConnectTransport } from '@connectrpc/connect-node';
 import { KIND } from '../../src/channel/protocol.ts';
-import { Process, type ProcessEvent, Signal } from '../../src/contract/gen/process_pb.ts';
+import {
+  Process,
+  type ProcessEvent,
+  Signal,
+  type StreamInputRequestSchema,
+} from '../../src/contract/gen/process_pb.ts';
 import { fakeAgent, type Served, serve, TOKEN, until } from './envd-harness.ts';
 
 function clientOf(served: Served, options: { binary?: boolean; token?: string } = {}): Client<typeof Process> {
@@ -289,9 +295,9 @@ test('input: bytes in order, to who can take it', async () => {
 
   await client.sendInput({ process: shellByTag, input: stdin('one ') });
   await client.streamInput(
-    (async function* () {
-      yield { event: { case: 'start', value: { process: pid(byName('a').pid) } } } as const;
-      yield { event: { case: 'data', value: { input: stdin('two ') } } } as const;
+    (async function* (): AsyncGenerator<MessageInitShape<typeof StreamInputRequestSchema>> {
+      yield { event: { case: 'start', value: { process: pid(byName('a').pid) } } };
+      yield { event: { case: 'data', value: { input: stdin('two ') } } };
       yield { event: { case: 'keepalive', value: {} } } as const;
       yield { event: { case: 'data', value: { input: stdin('three') } } } as const;
     })(),

@@ -8,7 +8,7 @@ import * as e2b245 from 'e2b-245';
 import { createEnvd } from '../../src/envd/envd.ts';
 import { silentLog } from '../../src/telemetry/log.ts';
 import { type HostAgent, startHostAgent } from '../helpers/host-agent.ts';
-import { TOKEN, until } from './envd-harness.ts';
+import { bytesOf, TOKEN, until } from './envd-harness.ts';
 
 const ENVD_VERSION = '0.6.13';
 const OPTIONS = { apiKey: `e2b_${'0'.repeat(40)}`, requestTimeoutMs: 20_000 };
@@ -115,7 +115,11 @@ for (const [generation, sdk] of [
       cat.wait().catch(() => {});
       world.renew();
       let joined = '';
-      const again = await sandbox.commands.connect(cat.pid, { onStdout: (data) => void (joined += data) });
+      const again = await sandbox.commands.connect(cat.pid, {
+        onStdout: (data) => {
+          joined += data;
+        },
+      });
       await sandbox.commands.sendStdin(cat.pid, 'line two\n');
       await until(() => joined === 'line two\n', 'output after joining');
       assert.equal(await sandbox.commands.kill(cat.pid), true);
@@ -141,7 +145,9 @@ for (const [generation, sdk] of [
       const terminal = await sandbox.pty.create({
         cols: 91,
         rows: 33,
-        onData: (data) => void (output += Buffer.from(data).toString()),
+        onData: (data) => {
+          output += Buffer.from(data).toString();
+        },
       });
       await sandbox.pty.sendInput(terminal.pid, Buffer.from('stty size\n'));
       await until(() => output.includes('33 91'), 'the size');
@@ -167,7 +173,7 @@ for (const [generation, sdk] of [
       await sandbox.files.write('b.bin', new Blob([bytes]));
       assert.deepEqual(await sandbox.files.read('b.bin', { format: 'bytes' }), bytes);
       const stream = await sandbox.files.read('b.bin', { format: 'stream' });
-      assert.deepEqual(Buffer.concat(await Array.fromAsync(stream as AsyncIterable<Uint8Array>)), Buffer.from(bytes));
+      assert.deepEqual(await bytesOf(stream as AsyncIterable<Uint8Array>), Buffer.from(bytes));
       await sandbox.files.write('empty', '');
       assert.equal(await sandbox.files.read('empty'), '');
       const many = await sandbox.files.write([

@@ -4,7 +4,7 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import test, { after, before } from 'node:test';
-import { type Driver, drive, lacks, results, texts } from '../helpers/interpreter-python.ts';
+import { type Driver, drive, type Loose, lacks, results, texts } from '../helpers/interpreter-python.ts';
 
 const options = { skip: lacks('IPython', 'matplotlib', 'pandas', 'PIL', 'matplotlib_inline') };
 const cwd = fs.mkdtempSync(path.join(os.tmpdir(), 'coppice-interpreter-'));
@@ -19,7 +19,7 @@ after(async () => {
 });
 
 /** The only figure of a cell. */
-async function figure(...lines: string[]): Promise<Record<string, any>> {
+async function figure(...lines: string[]): Promise<Record<string, Loose>> {
   const events = await python.run(['import matplotlib.pyplot as plt', ...lines, 'plt.show()'].join('\n'));
   const figures = results(events).filter((event) => event.fields.png !== undefined);
   assert.equal(figures.length, 1, JSON.stringify(events).slice(0, 2_000));
@@ -38,7 +38,10 @@ test('the warm-up leaves no trace: count 1, empty caches, no names, no files', o
   assert.deepEqual(names, ['In', 'Out', 'exit', 'get_ipython', 'quit']);
   assert.deepEqual([last, beforeLast], ["''", "''"]);
   assert.equal(results(await python.run('import sys; hasattr(sys, "last_traceback")'))[0]!.fields.text, 'False');
-  assert.deepEqual(fs.readdirSync(cwd).filter((name) => !name.startsWith('.')), []);
+  assert.deepEqual(
+    fs.readdirSync(cwd).filter((name) => !name.startsWith('.')),
+    [],
+  );
 });
 
 test('line chart', options, async () => {
@@ -52,8 +55,21 @@ test('line chart', options, async () => {
   assert.deepEqual([chart.x_scale, chart.y_scale], ['linear', 'linear']);
   assert.equal(chart.x_ticks.length, chart.x_tick_labels.length);
   assert.deepEqual(chart.elements, [
-    { label: 'speed', points: [[1, 4], [2, 5], [3, 6]] },
-    { label: 'Line 2', points: [[1, 0], [2, 1]] },
+    {
+      label: 'speed',
+      points: [
+        [1, 4],
+        [2, 5],
+        [3, 6],
+      ],
+    },
+    {
+      label: 'Line 2',
+      points: [
+        [1, 0],
+        [2, 1],
+      ],
+    },
   ]);
 });
 
@@ -64,20 +80,32 @@ test('dates and categories on the axes, and a logarithmic one', options, async (
   );
   assert.equal(dates.chart.x_scale, 'datetime');
   assert.equal(dates.chart.y_scale, 'log');
-  assert.deepEqual(dates.chart.elements[0].points, [['2024-01-01', 1], ['2024-01-02', 10]]);
+  assert.deepEqual(dates.chart.elements[0].points, [
+    ['2024-01-01', 1],
+    ['2024-01-02', 10],
+  ]);
   assert.match(dates.chart.x_ticks[0], /^202[34]-\d\d-\d\dT/);
   const stamps = await figure('plt.plot(pd.date_range("2024-01-01", periods=2), [1, 2])');
   assert.match(stamps.chart.elements[0].points[0][0], /^2024-01-01T00:00:00/);
   const names = await figure('plt.plot(["a", "b"], [1, 2])');
   assert.equal(names.chart.x_scale, 'categorical');
-  assert.deepEqual(names.chart.elements[0].points, [['a', 1], ['b', 2]]);
+  assert.deepEqual(names.chart.elements[0].points, [
+    ['a', 1],
+    ['b', 2],
+  ]);
 });
 
 test('scatter chart', options, async () => {
   const { chart } = await figure('plt.scatter([1, 2], [3, 4], label="A"); plt.scatter([5], [6], label="B")');
   assert.equal(chart.type, 'scatter');
   assert.deepEqual(chart.elements, [
-    { label: 'A', points: [[1, 3], [2, 4]] },
+    {
+      label: 'A',
+      points: [
+        [1, 3],
+        [2, 4],
+      ],
+    },
     { label: 'B', points: [[5, 6]] },
   ]);
 });
@@ -96,7 +124,7 @@ test('bar charts: groups, horizontal, beside each other', options, async () => {
     'plt.bar(at - 0.2, [1, 2], 0.4, label="old"); plt.bar(at + 0.2, [3, 4], 0.4, label="new"); plt.xticks(at, ["A", "B"])',
   );
   assert.deepEqual(
-    grouped.chart.elements.map((bar: any) => `${bar.label} ${bar.group} ${bar.value}`),
+    grouped.chart.elements.map((bar: Loose) => `${bar.label} ${bar.group} ${bar.value}`),
     ['A old 1', 'B old 2', 'A new 3', 'B new 4'],
   );
 });
@@ -105,25 +133,35 @@ test('pie and box charts', options, async () => {
   const pie = await figure('plt.pie([1, 3], labels=["A", "B"]); plt.title("P")');
   assert.equal(pie.chart.type, 'pie');
   assert.deepEqual(
-    pie.chart.elements.map((part: any) => [part.label, Math.round(part.angle), part.radius]),
-    [['A', 90, 1], ['B', 270, 1]],
+    pie.chart.elements.map((part: Loose) => [part.label, Math.round(part.angle), part.radius]),
+    [
+      ['A', 90, 1],
+      ['B', 270, 1],
+    ],
   );
   for (const more of ['', ', patch_artist=True', ', vert=False']) {
     const box = await figure(`plt.boxplot([[1, 2, 3, 4, 100], [1, 2]], labels=["A", "B"]${more})`);
     assert.equal(box.chart.type, 'box_and_whisker');
     assert.deepEqual(box.chart.elements[0], {
-      label: 'A', min: 1, first_quartile: 2, median: 3, third_quartile: 4, max: 4, outliers: [100],
+      label: 'A',
+      min: 1,
+      first_quartile: 2,
+      median: 3,
+      third_quartile: 4,
+      max: 4,
+      outliers: [100],
     });
   }
 });
 
 test('several axes make a superchart; a colour bar is none', options, async () => {
-  const { chart } = await figure(
-    'f, (a, b) = plt.subplots(1, 2); a.plot([1, 2]); b.bar(["x"], [1]); f.suptitle("S")',
-  );
+  const { chart } = await figure('f, (a, b) = plt.subplots(1, 2); a.plot([1, 2]); b.bar(["x"], [1]); f.suptitle("S")');
   assert.equal(chart.type, 'superchart');
   assert.equal(chart.title, 'S');
-  assert.deepEqual(chart.elements.map((it: any) => it.type), ['line', 'bar']);
+  assert.deepEqual(
+    chart.elements.map((it: Loose) => it.type),
+    ['line', 'bar'],
+  );
   const coloured = await figure('plt.scatter([1, 2], [3, 4], c=[1, 2]); plt.colorbar()');
   assert.equal(coloured.chart.type, 'scatter');
 });

@@ -138,7 +138,12 @@ test('display() of each kind goes to the field of its MIME type', options, async
 
 test('the environment: global set, per run, and back again', options, async () => {
   const read = async (more = {}): Promise<string> =>
-    results(await python.run('[os.environ.get("COPPICE_A"), os.environ.get("COPPICE_B"), os.environ.get("HOME") is not None]', more))
+    results(
+      await python.run(
+        '[os.environ.get("COPPICE_A"), os.environ.get("COPPICE_B"), os.environ.get("HOME") is not None]',
+        more,
+      ),
+    )
       .map((event) => JSON.stringify(event.fields.json))
       .join();
   await python.run('import os');
@@ -176,7 +181,8 @@ test('a child that user code forks prints and ends; it does not serve requests',
   );
   assert.equal(texts(events, 'stdout'), 'child\nparent\n');
   assert.equal(events.filter((event) => event.type === 'end_of_execution').length, 1);
-  const pool = 'import multiprocessing as mp\nwith mp.get_context("fork").Pool(2) as pool: print(pool.map(abs, [-1, -2]))';
+  const pool =
+    'import multiprocessing as mp\nwith mp.get_context("fork").Pool(2) as pool: print(pool.map(abs, [-1, -2]))';
   assert.equal(texts(await python.run(pool), 'stdout'), '[1, 2]\n');
 });
 

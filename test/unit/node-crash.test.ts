@@ -6,7 +6,9 @@ import { until } from '../helpers/until.ts';
 test('running sandboxes are adopted by the next node, with owner, token and deadline', async (t) => {
   const rig = await startNodeRig();
   t.after(() => rig.end());
-  const { sandbox } = await rig.node.createSandbox(createRequest({ metadata: { of: 'mine' }, network: { allowInternetAccess: false } }));
+  const { sandbox } = await rig.node.createSandbox(
+    createRequest({ metadata: { of: 'mine' }, network: { allowInternetAccess: false } }),
+  );
   await rig.crash();
   assert.deepEqual(await rig.node.getSandbox(TEAM, sandbox.sandboxID), sandbox);
   assert.equal(rig.host.attachments.get(sandbox.sandboxID)?.policy.allowInternet, false);
@@ -21,7 +23,10 @@ test('pool entries of a node that died are swept, and the tier is grown anew', a
   const before = [...rig.host.machines.keys()];
   await rig.crash();
   await rig.node.warm(2);
-  assert.equal(before.some((id) => rig.host.machines.has(id)), false);
+  assert.equal(
+    before.some((id) => rig.host.machines.has(id)),
+    false,
+  );
   assert.equal((await rig.node.status()).hot, 4);
 });
 

@@ -9,7 +9,9 @@ test('a hot hit claims a parked machine, gives it its environment and wakes it',
   t.after(() => rig.end());
   await rig.node.warm(2);
   const cloned = rig.host.clones;
-  const { sandbox, receipt } = await rig.node.createSandbox(createRequest({ envVars: { MY: 'value' }, metadata: { a: 'b' } }));
+  const { sandbox, receipt } = await rig.node.createSandbox(
+    createRequest({ envVars: { MY: 'value' }, metadata: { a: 'b' } }),
+  );
   assert.equal(receipt.path, 'hot');
   assert.ok(receipt.stages.some((stage) => stage.name === 'guest'));
   assert.equal(rig.host.clones, cloned, 'nothing was restored for this create');
@@ -59,7 +61,9 @@ test('no internet means denied before the machine wakes', async (t) => {
 test('an unknown template is template_not_found, and costs nothing', async (t) => {
   const rig = await startNodeRig({ pool: { least: 0, most: 0 } });
   t.after(() => rig.end());
-  await assert.rejects(rig.node.createSandbox(createRequest({ template: 'nope' })), (error) => isCoppiceError(error, 'template_not_found'));
+  await assert.rejects(rig.node.createSandbox(createRequest({ template: 'nope' })), (error) =>
+    isCoppiceError(error, 'template_not_found'),
+  );
   assert.equal(rig.host.clones, 0);
 });
 

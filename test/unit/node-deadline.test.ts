@@ -19,7 +19,8 @@ test('timeout shortens and lengthens, connect only lengthens', async (t) => {
   t.after(() => rig.end());
   const { sandbox } = await rig.node.createSandbox(createRequest({ timeoutSeconds: 100 }));
   const id = sandbox.sandboxID;
-  const left = async (): Promise<number> => Math.round(((await rig.node.getSandbox(TEAM, id)).endAtMs - Date.now()) / 1000);
+  const left = async (): Promise<number> =>
+    Math.round(((await rig.node.getSandbox(TEAM, id)).endAtMs - Date.now()) / 1000);
   await rig.node.connectSandbox(TEAM, id, 10);
   assert.equal(await left(), 100);
   await rig.node.connectSandbox(TEAM, id, 500);

@@ -22,7 +22,10 @@ test('pages go through all of them once, in order, whichever way', async (t) => 
     } while (after);
     assert.deepEqual(seen.toSorted(), made.toSorted());
     const ordered = await rig.node.listSandboxes({ ...QUERY, order });
-    assert.deepEqual(seen, ordered.sandboxes.map((one) => one.sandboxID));
+    assert.deepEqual(
+      seen,
+      ordered.sandboxes.map((one) => one.sandboxID),
+    );
   }
 });
 

@@ -225,3 +225,20 @@ test('the node bounds what one sandbox may hold', { timeout: 15_000 }, async (t)
   for (const req of requests) req.destroy();
   await until(() => rig.tracked.size === 0, 'all to leave');
 });
+
+test('a sandbox whose channel is down for a moment is 503, not gone', async (t) => {
+  const rig = await startRig(t);
+  const port = await guest(
+    t,
+    createServer((_req, res) => res.end('ok')),
+  );
+  rig.setChannel(false);
+  const answer = await send(rig, { headers: to(port) });
+  assert.equal(answer.status, 503);
+  assert.equal(JSON.parse(answer.body).sandboxId, ID);
+  const head = `GET /sandbox/${ID}/${port}/ HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n`;
+  assert.match(await sendRaw(rig.port, head), /^HTTP\/1\.1 503 /);
+  assert.equal((await send(rig, { headers: to(ENVD_PORT) })).status, 200);
+  rig.setChannel(true);
+  assert.equal((await send(rig, { headers: to(port) })).status, 200);
+});

@@ -299,18 +299,19 @@ test('hostile answers: broken heads, lying lengths, foreign codings, endless hin
     'HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n',
     'HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab',
     'HTTP/1.1 200 O\x01K\r\n\r\n',
+    'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
     `HTTP/1.1 200 OK\r\nX: ${'a'.repeat(100_000)}\r\n\r\n`,
     'HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n',
     'HTTP/1.1 100 Continue\r\n\r\n'.repeat(500),
   ]) {
     const answer = await send(rig, { headers: to(port) });
     assert.equal(answer.status, 502, JSON.stringify(reply.slice(0, 60)));
-    assert.deepEqual(JSON.parse(answer.body), lost);
+    // Where the head was good, the node had begun to answer and could only cut: the edge then speaks.
+    if (!reply.includes('zz')) assert.deepEqual(JSON.parse(answer.body), lost);
   }
   for (reply of [
     'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc',
     'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n',
-    'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n',
   ])
     await assert.rejects(send(rig, { headers: to(port) }), { code: 'ECONNRESET' }, reply);
   reply = 'HTTP/1.1 200 OK\r\nTrailer: X\r\nContent-Length: 2\r\n\r\nok';

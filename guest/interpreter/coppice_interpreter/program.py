@@ -9,7 +9,7 @@ import traceback
 from .clone import reseed
 from .hooks import install, remember_boxes, show_saved_images
 from .shell import create_shell
-from .wire import PrintStream
+from .streams import PrintStream
 
 # What a first cell is likely to need, run before the checkpoint. Nothing here may draw a random number.
 WARM_CELLS = (

@@ -25,11 +25,12 @@ before it is taken the pipes are emptied, so the order of `print` and of a child
 import _thread
 import codecs
 import fcntl
-import io
 import json
 import os
 import select
 import threading
+
+from .gate import Gate
 
 MAX_REQUEST = 64 << 20
 CHUNK = 32 << 10
@@ -65,42 +66,6 @@ def _pipe_as(fd):
     return private
 
 
-class Gate:
-    """Decides when SIGINT becomes KeyboardInterrupt: only during a run, and never in the middle of an event."""
-
-    def __init__(self):
-        self.running = False
-        self.pending = False
-        self._depth = 0
-        self._main = threading.get_ident()
-
-    def on_signal(self, _signum, _frame):
-        if not self.running:
-            return
-        if self._depth:
-            self.pending = True
-            return
-        raise KeyboardInterrupt
-
-    def restart_in_child(self):
-        self.running = True
-        self.pending = False
-        self._depth = 0
-        self._main = threading.get_ident()
-
-    def enter(self):
-        if threading.get_ident() == self._main:
-            self._depth += 1
-
-    def leave(self, may_raise=True):
-        if threading.get_ident() == self._main:
-            self._depth -= 1
-            if self.pending and may_raise and not self._depth:
-                self.pending = False
-                if self.running:
-                    raise KeyboardInterrupt
-
-
 class Wire:
     def __init__(self):
         self._requests = _private(0)
@@ -126,6 +91,7 @@ class Wire:
         self._stream = "stdout"
         self._parts = []
         self._size = 0
+        # True: the pump has been woken, and flushes what is gathered until then.
         self._armed = False
         self._buffer = bytearray()
         self._skipping = False
@@ -206,6 +172,7 @@ class Wire:
                 self._discard(fd)
         self._decoders = {name: codecs.getincrementaldecoder("utf-8")("replace") for name in self._raw}
         self._run = run
+        self._armed = False
         # Not a threading.Thread: user code that counts its threads does not find this one.
         self._pumping = _thread.allocate_lock()
         self._pumping.acquire()
@@ -315,7 +282,6 @@ class Wire:
 
     def _flush(self):
         """Under the lock."""
-        self._armed = False
         if not self._parts:
             return
         text = "".join(self._parts)
@@ -364,6 +330,7 @@ class Wire:
                 if not last and gather.poll(GATHER * 1000):
                     last = b"q" in os.read(self._wake_reader, READ)
             with self._lock:
+                self._armed = False
                 self._drain()
                 self._flush()
 
@@ -437,73 +404,3 @@ def _fit(fields):
             continue
         small.append((name, text))
     return small, parts, notices
-
-
-class _Bytes(io.RawIOBase):
-    """`sys.stdout.buffer`."""
-
-    def __init__(self, stream):
-        super().__init__()
-        self._stream = stream
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        data = bytes(data)
-        text = self._decoder.decode(data)
-        if text:
-            self._stream.write(text)
-        return len(data)
-
-    def flush(self):
-        self._stream.flush()
-
-    def fileno(self):
-        return self._stream.fileno()
-
-    def close(self):
-        pass
-
-
-class PrintStream(io.TextIOBase):
-    """What user code has as sys.stdout or sys.stderr. `fileno()` is the pipe, so a child may be given it."""
-
-    encoding = "utf-8"
-    errors = "replace"
-    newlines = None
-    line_buffering = True
-
-    def __init__(self, wire, name):
-        super().__init__()
-        self._wire = wire
-        self._kind = name
-        self.name = f"<{name}>"
-        self.mode = "w"
-        self.buffer = _Bytes(self)
-
-    def write(self, text):
-        if not isinstance(text, str):
-            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
-        if text:
-            self._wire.print(self._kind, text)
-        return len(text)
-
-    def flush(self):
-        self._wire.flush()
-
-    def fileno(self):
-        return 1 if self._kind == "stdout" else 2
-
-    def writable(self):
-        return True
-
-    def isatty(self):
-        return False
-
-    def close(self):
-        pass
-
-    def reconfigure(self, **_options):
-        pass

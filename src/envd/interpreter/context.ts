@@ -5,8 +5,8 @@ import type { RunEvent } from './guest-event.ts';
 import { Kernel, type KernelEnd, type RunRequest } from './kernel.ts';
 import type { KernelSpec } from './sandbox.ts';
 
-/** Runs that may wait in one context. */
-const MAX_WAITING = 64;
+/** Runs of one context: the one that is going on, and those that wait. */
+const MAX_RUNS = 64;
 /** ms. Under emulation the interpreter takes several seconds to start, and contexts may start side by side. */
 const START_TIMEOUT = 120_000;
 
@@ -31,7 +31,8 @@ export interface ContextOptions {
   readonly tag: string;
   readonly user: string;
   readonly spec: KernelSpec;
-  readonly agent: () => Promise<AgentClient> | AgentClient;
+  /** Throws SandboxGone. */
+  readonly agent: () => Promise<AgentClient>;
   readonly log: Log;
 }
 
@@ -44,7 +45,7 @@ export class Context {
   readonly #options: ContextOptions;
   #kernel: Promise<Kernel> | undefined;
   #tail: Promise<unknown> = Promise.resolve();
-  #waiting = 0;
+  #runs = 0;
   /** A program with our tag is known to have died: the next one is started, not looked for. */
   #died = false;
   #removed = false;
@@ -66,20 +67,20 @@ export class Context {
    * nothing more is told, and the program is interrupted. Throws SandboxGone.
    */
   async run(request: RunRequest, sink: Sink, signal: AbortSignal): Promise<void> {
-    this.#waiting += 1;
+    this.#runs += 1;
     const mine = this.#tail.then(() => this.#runNow(request, sink, signal));
     // What goes wrong in one run is not the affair of the next.
     this.#tail = mine
       .catch(() => {})
       .then(() => {
-        this.#waiting -= 1;
+        this.#runs -= 1;
       });
     await Promise.race([mine, whenAborted(signal)]);
   }
 
-  /** True: as many runs wait as may. */
+  /** True: no more runs may wait. */
   get full(): boolean {
-    return this.#waiting >= MAX_WAITING;
+    return this.#runs >= MAX_RUNS;
   }
 
   /** A new program in place of the old one; runs that wait go on with it. Throws as `ready`. */
@@ -87,7 +88,7 @@ export class Context {
     const old = this.#kernel;
     await this.#adopt(
       (async () => {
-        const agent = await this.#agent();
+        const agent = await this.#options.agent();
         const kernel = await this.#find(old, agent);
         await kernel?.kill('restart');
         return await this.#spawn(agent);
@@ -99,7 +100,7 @@ export class Context {
     this.#removed = true;
     const old = this.#kernel;
     this.#kernel = undefined;
-    const kernel = await this.#find(old, await this.#agent());
+    const kernel = await this.#find(old, await this.#options.agent());
     await kernel?.kill('remove');
   }
 
@@ -173,7 +174,7 @@ export class Context {
   }
 
   async #start(): Promise<Kernel> {
-    const agent = await this.#agent();
+    const agent = await this.#options.agent();
     return (this.#died ? undefined : await this.#attach(agent)) ?? (await this.#spawn(agent));
   }
 
@@ -199,7 +200,10 @@ export class Context {
       throw gone(error);
     }
     if (await kernel.ready(AbortSignal.timeout(START_TIMEOUT))) {
-      log.info({ context: this.id, language: this.language, ms: Math.round(performance.now() - begun) }, 'context started');
+      log.info(
+        { context: this.id, language: this.language, ms: Math.round(performance.now() - begun) },
+        'context started',
+      );
       return kernel;
     }
     const reason = kernel.alive ? `it was not ready after ${START_TIMEOUT / 1_000} s` : (await kernel.ended).message;
@@ -213,21 +217,14 @@ export class Context {
   #startError(reason: string): KernelStartError {
     return new KernelStartError(`Failed to start a ${this.language} context: ${reason}`);
   }
-
-  async #agent(): Promise<AgentClient> {
-    try {
-      return await this.#options.agent();
-    } catch (error) {
-      throw gone(error);
-    }
-  }
 }
 
 function describeEnd(end: KernelEnd): string {
   return `The context's process ended before the execution was finished (${end.message})`;
 }
 
-function gone(error: unknown): SandboxGone {
+/** The same failure, said as the fact that there is nobody to ask. */
+export function gone(error: unknown): SandboxGone {
   return new SandboxGone(error instanceof Error ? error.message : String(error), { cause: error });
 }
 

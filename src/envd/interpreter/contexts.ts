@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type { AgentClient } from '../../channel/agent.ts';
 import type { Log } from '../../telemetry/log.ts';
-import { Context, KernelStartError } from './context.ts';
+import { Context, gone, KernelStartError } from './context.ts';
 import { contextTag, defaultContextID, defaultTag, normalizeLanguage, parseTag } from './names.ts';
 import { DEFAULT_CWD, type InterpreterSandbox, type KernelSpecs } from './sandbox.ts';
 
@@ -37,7 +37,7 @@ export class Contexts {
   async find(id: string): Promise<Context | undefined> {
     const known = this.#contexts.get(id);
     if (known !== undefined) return known;
-    if ((await this.#options.sandbox.agent()) !== this.#discoveredOn) await this.#discover();
+    if ((await this.#agent()) !== this.#discoveredOn) await this.#discover();
     return this.#contexts.get(id);
   }
 
@@ -82,6 +82,14 @@ export class Contexts {
     for (const context of this.#contexts.values()) context.detach();
   }
 
+  async #agent(): Promise<AgentClient> {
+    try {
+      return await this.#options.sandbox.agent();
+    } catch (error) {
+      throw gone(error);
+    }
+  }
+
   #add(wanted: { id: string; language: string; tag: string; cwd?: string | undefined }): Context {
     const { sandbox, kernels, user, log } = this.#options;
     const spec = kernels[wanted.language];
@@ -96,7 +104,7 @@ export class Contexts {
       cwd: wanted.cwd ?? this.#options.cwd ?? DEFAULT_CWD,
       user,
       spec,
-      agent: () => sandbox.agent(),
+      agent: () => this.#agent(),
       log,
     });
     this.#contexts.set(wanted.id, context);
@@ -106,10 +114,11 @@ export class Contexts {
   /** Takes up the programs that are in the guest and not yet known: after a resume, a fork, a new node process. */
   async #discover(): Promise<void> {
     const { sandbox, kernels } = this.#options;
-    const agent = await sandbox.agent();
+    const agent = await this.#agent();
     for (const info of await agent.processes({ services: true })) {
       const name = parseTag(info.tag);
-      if (name === undefined || kernels[name.language] === undefined || !sandbox.languages.includes(name.language)) continue;
+      if (name === undefined || kernels[name.language] === undefined || !sandbox.languages.includes(name.language))
+        continue;
       const id = name.id ?? defaultContextID(sandbox.sandboxID, name.language);
       if (this.#contexts.has(id) || this.#contexts.size >= MAX_CONTEXTS) continue;
       this.#add({ id, language: name.language, tag: info.tag!, cwd: info.cwd });

@@ -1,17 +1,7 @@
 /** Events of the program in the guest, judged one by one: what does not have the right shape is nothing. */
 
 /** Fields of a result that are text, by E2B's names. */
-export const TEXT_FIELDS = [
-  'text',
-  'html',
-  'markdown',
-  'svg',
-  'png',
-  'jpeg',
-  'pdf',
-  'latex',
-  'javascript',
-] as const;
+export const TEXT_FIELDS = ['text', 'html', 'markdown', 'svg', 'png', 'jpeg', 'pdf', 'latex', 'javascript'] as const;
 export type TextField = (typeof TEXT_FIELDS)[number];
 const VALUE_FIELDS = ['json', 'data', 'chart', 'extra'] as const;
 type ValueField = (typeof VALUE_FIELDS)[number];
@@ -66,7 +56,9 @@ function parseRunEvent(value: Record<string, unknown>): RunEvent | undefined {
     case 'part':
       return typeof text === 'string' && isTextField(field) ? { type, field, text } : undefined;
     case 'result':
-      return isRecord(value.fields) ? { type, main: value.main === true, fields: resultFields(value.fields) } : undefined;
+      return isRecord(value.fields)
+        ? { type, main: value.main === true, fields: resultFields(value.fields) }
+        : undefined;
     case 'error': {
       const { name, value: message, traceback } = value;
       if (typeof name !== 'string' || typeof message !== 'string' || typeof traceback !== 'string') return undefined;

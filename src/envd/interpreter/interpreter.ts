@@ -143,7 +143,6 @@ function checkEnvVars(value: unknown): asserts value is Record<string, string> {
   if (entries.length > MAX_ENV_VARS) throw new HttpFailure(400, `env_vars has more than ${MAX_ENV_VARS} names`);
   for (const [name, item] of entries) {
     if (typeof item !== 'string') throw new HttpFailure(400, `env_vars.${name} must be a string`);
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: NUL is what an environment cannot hold.
     if (name === '' || /[=\0]/.test(name) || item.includes('\0')) {
       throw new HttpFailure(400, `env_vars.${name} is not a valid environment variable`);
     }
@@ -211,15 +210,17 @@ function replyText(res: ServerResponse, status: number, message: string): void {
 }
 
 function replyFailure(sandbox: InterpreterSandbox, log: Log, error: unknown, res: ServerResponse): void {
-  if (error instanceof HttpFailure) return replyText(res, error.status, error.message);
-  if (error instanceof TooManyRuns) return replyText(res, 429, error.message);
-  if (error instanceof KernelStartError) {
-    log.warn({ error }, 'interpreter: a context did not start');
-    return replyText(res, 500, error.message);
-  }
   if (error instanceof SandboxGone || (error instanceof AgentError && error.code === 'unavailable')) {
-    return replyGone(res, sandbox.sandboxID);
+    replyGone(res, sandbox.sandboxID);
+  } else if (error instanceof HttpFailure) {
+    replyText(res, error.status, error.message);
+  } else if (error instanceof TooManyRuns) {
+    replyText(res, 429, error.message);
+  } else if (error instanceof KernelStartError) {
+    log.warn({ error }, 'interpreter: a context did not start');
+    replyText(res, 500, error.message);
+  } else {
+    log.error({ error }, 'interpreter: request failed');
+    replyText(res, 500, 'internal error');
   }
-  log.error({ error }, 'interpreter: request failed');
-  replyText(res, 500, 'internal error');
 }

@@ -37,7 +37,9 @@ export interface RunRequest {
 }
 
 /** `ended`: end_of_execution came. Otherwise the kernel ended first; `started` says whether code can have run. */
-export type RunOutcome = { readonly ended: true } | { readonly ended: false; readonly started: boolean; readonly end: KernelEnd };
+export type RunOutcome =
+  | { readonly ended: true }
+  | { readonly ended: false; readonly started: boolean; readonly end: KernelEnd };
 
 type Sink = (event: RunEvent) => Promise<void> | void;
 
@@ -109,7 +111,13 @@ export class Kernel {
     };
     try {
       if (signal?.aborted) return { ended: true };
-      const execute = { op: 'execute', id: run.id, code: request.code, env_vars: request.envVars, trace: request.trace };
+      const execute = {
+        op: 'execute',
+        id: run.id,
+        code: request.code,
+        env_vars: request.envVars,
+        trace: request.trace,
+      };
       signal?.addEventListener('abort', onAbort, { once: true });
       await this.#send(this.#envRequest(request.env), JSON.stringify(execute));
       return await done.promise;
@@ -120,7 +128,11 @@ export class Kernel {
   }
 
   /** Sets the environment and mixes `entropy` (base64) into the program's generators. False: no answer in time. */
-  async reseed(entropy: string, env: Readonly<Record<string, string>> | undefined, signal: AbortSignal): Promise<boolean> {
+  async reseed(
+    entropy: string,
+    env: Readonly<Record<string, string>> | undefined,
+    signal: AbortSignal,
+  ): Promise<boolean> {
     const id = randomUUID();
     const acked = new Promise<boolean>((resolve) => this.#acks.set(id, () => resolve(true)));
     try {
@@ -173,10 +185,7 @@ export class Kernel {
   async #interrupt(run: Run): Promise<void> {
     for (let attempt = 0; this.#run === run && this.alive; attempt += 1) {
       const delay = INTERRUPT_DELAYS[Math.min(attempt, INTERRUPT_DELAYS.length - 1)]!;
-      const over = await Promise.race([
-        run.done.promise.then(() => true),
-        sleep(delay, false, { ref: false }),
-      ]);
+      const over = await Promise.race([run.done.promise.then(() => true), sleep(delay, false, { ref: false })]);
       if (over || this.#run !== run || !this.alive) return;
       try {
         await this.agent.signal(this.pid, 'SIGINT');

@@ -31,7 +31,9 @@ export interface ContextName {
 
 /** The inverse of defaultTag and contextTag; undefined for tags of others. */
 export function parseTag(tag: string | undefined): ContextName | undefined {
-  const match = /^interpreter:(?:default:([a-z0-9+#]{1,64})|context:([a-z0-9+#]{1,64}):([0-9a-f-]{36}))$/.exec(tag ?? '');
+  const match = /^interpreter:(?:default:([a-z0-9+#]{1,64})|context:([a-z0-9+#]{1,64}):([0-9a-f-]{36}))$/.exec(
+    tag ?? '',
+  );
   if (match === null) return undefined;
   return match[1] !== undefined ? { language: match[1] } : { language: match[2]!, id: match[3]! };
 }

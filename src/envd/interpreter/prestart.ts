@@ -27,7 +27,11 @@ export interface PrestartOptions {
  * run of a user has execution count 1. The program stays, as a service that `createInterpreter` finds by its tag.
  * Throws when it does not start or does not answer 2.
  */
-export async function prestartInterpreter(agent: AgentClient, language: string, options: PrestartOptions): Promise<void> {
+export async function prestartInterpreter(
+  agent: AgentClient,
+  language: string,
+  options: PrestartOptions,
+): Promise<void> {
   const { log, kernels = DEFAULT_KERNELS, user = DEFAULT_USER, cwd = DEFAULT_CWD } = options;
   const spec = kernels[language];
   if (spec === undefined) throw new Error(`no kernel for language '${language}'`);

@@ -110,7 +110,7 @@ async function openPort(
     const reason = gone();
     if (reason) throw new SandboxGoneError('the channel to the sandbox has ended', { cause: reason });
     try {
-      return await client.dial(port, AbortSignal.any([signal, AbortSignal.timeout(DIAL_TIMEOUT_MS)]));
+      return await dialOnce(client, port, signal);
     } catch (error) {
       signal.throwIfAborted();
       const after = gone();
@@ -120,6 +120,20 @@ async function openPort(
         throw new PortClosedError(`nothing listens on port ${port}`, { cause: error });
     }
     await sleep(wait, undefined, { signal });
+  }
+}
+
+/** The signal given to the agent can only abort the dial: the connection outlives the request that opened it. */
+async function dialOnce(client: AgentClient, port: number, signal: AbortSignal): Promise<AgentSocket> {
+  const dialling = new AbortController();
+  const stop = (): void => dialling.abort(signal.reason);
+  signal.addEventListener('abort', stop, { once: true });
+  const timer = setTimeout(() => dialling.abort(new Error('the dial took too long')), DIAL_TIMEOUT_MS);
+  try {
+    return await client.dial(port, dialling.signal);
+  } finally {
+    clearTimeout(timer);
+    signal.removeEventListener('abort', stop);
   }
 }
 

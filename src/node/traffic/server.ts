@@ -5,7 +5,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
-import type { AgentClient } from '../../channel/agent.ts';
+import { type AgentClient, AgentError } from '../../channel/agent.ts';
 import {
   ENVD_PORT,
   INTERPRETER_PORT,
@@ -13,12 +13,19 @@ import {
   TRAFFIC_SANDBOX_HEADER,
   TRAFFIC_SIGNED_HEADER,
 } from '../../contract/node-api.ts';
+import {
+  portNotOpen,
+  type Refusal,
+  rawRefusal,
+  refuse,
+  refuseSocket,
+  sandboxNotFound,
+} from '../../contract/traffic/answers.ts';
+import { forward } from '../../contract/traffic/forward.ts';
+import { codingSupported, IDEMPOTENT, OWN_PREFIX, requestHeaders } from '../../contract/traffic/headers.ts';
+import { spliceUpgrade, UpgradeBodyError, upgradeWanted } from '../../contract/traffic/splice.ts';
 import type { Log } from '../../telemetry/log.ts';
-import { portNotOpen, type Refusal, rawRefusal, refuse, refuseSocket, sandboxNotFound } from './answers.ts';
 import { dialerOf, PortClosedError, SandboxGoneError } from './dialer.ts';
-import { forward } from './forward.ts';
-import { codingSupported, IDEMPOTENT, OWN_PREFIX, requestHeaders } from './headers.ts';
-import { spliceUpgrade, UpgradeBodyError, upgradeWanted } from './splice.ts';
 
 /** Serves one exchange. It may answer later; a rejection is answered with 500. */
 export interface ExchangeHandler {
@@ -30,7 +37,7 @@ export interface TrafficTarget {
   readonly sandboxID: string;
   readonly envd: ExchangeHandler;
   readonly interpreter: ExchangeHandler;
-  /** The live channel. Throws if there is none. */
+  /** The live channel. Throws if there is none at this moment; the request is then answered 503. */
   agent(): AgentClient;
   /**
    * Registers what ends one exchange; the owner calls it when the sandbox is killed, paused or restored (at once, if that
@@ -63,6 +70,11 @@ const MAX_ACTIVE = 512;
 /** Paths of envd that belong to whoever runs the sandbox, never to its users. */
 const RESERVED = new Set(['/init', '/freeze', '/unfreeze', '/collapse', '/fsfreeze', '/fsthaw']);
 const TOKEN_HEADER = 'e2b-traffic-access-token';
+
+/** The sandbox is known, but its channel is down at this moment. */
+class NoChannelError extends Error {
+  override readonly name = 'NoChannelError';
+}
 
 interface Destination {
   readonly target: TrafficTarget;
@@ -159,7 +171,7 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
     try {
       client = target.agent();
     } catch (error) {
-      fail(new SandboxGoneError('no channel', { cause: error }));
+      fail(new NoChannelError('no channel', { cause: error }));
       return;
     }
     const dialer = dialerOf(client);
@@ -206,16 +218,19 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       log.debug({ sandboxID: target.sandboxID, port, error }, 'port not reached for an upgrade');
       refuseSocket(socket, req.headers, refusalOf(error, target.sandboxID, port));
     };
+    let client: AgentClient;
     try {
-      spliceUpgrade(req, socket, head, {
-        connection: dialerOf(target.agent()).upgrade(port, aborted.signal),
-        path: req.url ?? '/',
-        headers: requestHeaders(req, isOwn),
-        fail,
-      });
+      client = target.agent();
     } catch (error) {
-      fail(new SandboxGoneError('no channel', { cause: error }));
+      fail(new NoChannelError('no channel', { cause: error }));
+      return;
     }
+    spliceUpgrade(req, socket, head, {
+      connection: dialerOf(client).upgrade(port, aborted.signal),
+      path: req.url ?? '/',
+      headers: requestHeaders(req, isOwn),
+      fail,
+    });
   };
 
   // Only the edge connects here and it decides how long a connection lives, so an idle one is never closed under it.
@@ -292,6 +307,10 @@ function checkToken(req: IncomingMessage, target: TrafficTarget, port: number): 
 function refusalOf(error: Error, sandboxID: string, port: number): Refusal {
   if (error instanceof PortClosedError) return portNotOpen(sandboxID, port);
   if (error instanceof SandboxGoneError) return sandboxNotFound(sandboxID);
+  if (error instanceof NoChannelError)
+    return { status: 503, message: 'The sandbox cannot be reached at this moment; try again', sandboxID, port };
+  if (error instanceof AgentError && error.code === 'resource_exhausted')
+    return { status: 429, message: 'Too many connections to the sandbox', sandboxID, port };
   if (error instanceof UpgradeBodyError) return { status: 400, message: error.message, sandboxID, port };
   return {
     status: 502,

@@ -11,6 +11,8 @@ export type Accelerator = 'kvm' | 'tcg';
 export const CHANNEL_PORT = 'coppice.channel';
 export const QMP_SOCKET = 'qmp.sock';
 export const CHANNEL_SOCKET = 'channel.sock';
+/** `xen-save-devices-state` to `/dev/fdset/<this>` appends to the machine's capture file, to be emptied before. */
+export const CAPTURE_SET = 1;
 /** Locally administered and the same in every clone: each machine is alone on its link. */
 const MAC = '02:c0:99:1c:e0:01';
 /**
@@ -58,8 +60,8 @@ export interface MachineConfig {
   readonly network?: MachineNetwork | undefined;
   /** Uid and gid that the VMM changes to once everything is open. */
   readonly uid?: number | undefined;
-  /** File descriptor of an inherited stream socket that carries the first monitor. */
-  readonly monitorFd: number;
+  /** Inherited: a stream socket for the first monitor; a file to append a capture to; the state to restore. */
+  readonly descriptors: { readonly monitor: number; readonly capture: number; readonly restore: number };
 }
 
 /** Name of the machine type with its options, as a golden checkpoint's manifest records it. */
@@ -102,21 +104,23 @@ export function qemuArguments(config: MachineConfig): string[] {
         dump: false,
       }),
     ],
-    ['-chardev', `socket,id=monitor-fd,fd=${config.monitorFd}`, '-mon', 'chardev=monitor-fd,mode=control'],
-    ['-chardev', `socket,id=monitor,path=${escape(`${folder}/${QMP_SOCKET}`)},server=on,wait=off`],
+    ['-chardev', `socket,id=monitor-fd,fd=${config.descriptors.monitor}`, '-mon', 'chardev=monitor-fd,mode=control'],
+    ['-chardev', `socket,id=monitor,path=${optionValue(`${folder}/${QMP_SOCKET}`)},server=on,wait=off`],
     ['-mon', 'chardev=monitor,mode=control'],
     boot ? ['-chardev', 'stdio,id=console,signal=off'] : ['-chardev', 'null,id=console'],
     ['-serial', 'chardev:console'],
+    ['-add-fd', `fd=${config.descriptors.capture},set=${CAPTURE_SET}`],
+    ['-global', 'migration.send-configuration=off', '-global', 'migration.x-events=on'],
     ['-global', 'virtio-mmio.force-legacy=false'],
-    ...drive(0, 'coppice-root', readOnly('root', config.rootfs)),
-    ...drive(1, 'coppice-agent', readOnly('agent', config.agentDrive)),
-    ...drive(2, 'coppice-layer', layerNodes(role)),
-    ['-device', 'virtio-serial-device,bus=virtio-mmio-bus.3,max_ports=2'],
-    ['-chardev', `socket,id=channel,path=${escape(`${folder}/${CHANNEL_SOCKET}`)},server=on,wait=off`],
+    ...drive(7, 'coppice-root', readOnly('root', config.rootfs)),
+    ...drive(6, 'coppice-agent', readOnly('agent', config.agentDrive)),
+    ...drive(5, 'coppice-layer', layerNodes(role)),
+    ['-device', 'virtio-serial-device,bus=virtio-mmio-bus.4,max_ports=2'],
+    ['-chardev', `socket,id=channel,path=${optionValue(`${folder}/${CHANNEL_SOCKET}`)},server=on,wait=off`],
     ['-device', `virtserialport,nr=1,chardev=channel,name=${CHANNEL_PORT}`],
     ['-netdev', networkBackend(config.network)],
-    ['-device', `virtio-net-device,bus=virtio-mmio-bus.4,netdev=net,mac=${MAC}`],
-    ['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-device,bus=virtio-mmio-bus.5,rng=rng'],
+    ['-device', `virtio-net-device,bus=virtio-mmio-bus.3,netdev=net,mac=${MAC}`],
+    ['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-device,bus=virtio-mmio-bus.2,rng=rng'],
     role.kind === 'boot'
       ? ['-kernel', role.kernel, '-initrd', role.initrd, '-append', kernelCommandLine(host)]
       : ['-incoming', 'defer', '-S'],
@@ -152,12 +156,12 @@ export function acceleratorArguments(host: VmmHost): string[][] {
 /**
  * Under TCG the guest is told the counter's speed: it has no other clock to measure it against. Watchdogs are off, since a
  * parked machine's clock runs on and would set them off when it wakes; huge pages are off, since a clone owns what it
- * touches. Speculation guards are off under TCG only, which has no speculation of the guest's own.
+ * touches; a reboot, which ends the VMM, is a triple fault, since the other ways wait for devices that are not there. Speculation guards are off under TCG only, which has no speculation of the guest's own.
  */
 export function kernelCommandLine(host: VmmHost): string {
   const clock = `tsc_early_khz=${host.tscKHz} tsc=reliable lpj=${host.tscKHz * 4} no_timer_check mitigations=off`;
   return [
-    'console=ttyS0 loglevel=5 panic=-1 net.ifnames=0 8250.nr_uarts=1 random.trust_cpu=on',
+    'console=ttyS0 loglevel=5 panic=-1 reboot=t net.ifnames=0 8250.nr_uarts=1 random.trust_cpu=on',
     'nowatchdog rcupdate.rcu_cpu_stall_suppress=1 sysctl.kernel.hung_task_timeout_secs=0',
     'transparent_hugepage=never audit=0',
     host.accelerator === 'tcg' ? clock : '',
@@ -190,7 +194,15 @@ const CACHE = { cache: { direct: false, 'no-flush': true } };
 
 function readOnly(name: string, filename: string): readonly Node[] {
   return [
-    { 'node-name': name, driver: 'file', filename, 'read-only': true, 'auto-read-only': false, locking: 'off', ...CACHE },
+    {
+      'node-name': name,
+      driver: 'file',
+      filename,
+      'read-only': true,
+      'auto-read-only': false,
+      locking: 'off',
+      ...CACHE,
+    },
   ];
 }
 
@@ -215,7 +227,10 @@ function layerNodes(role: MachineRole): readonly Node[] {
   ];
 }
 
-/** The last node is the drive. Errors of the host's disk are the guest's to see: the default would stop the machine. */
+/**
+ * The last node is the drive. Buses are taken from the top, as QEMU itself does: a drive on bus 0 hangs at its first read.
+ * Errors of the host's disk are the guest's to see: the default would stop the machine.
+ */
 function drive(bus: number, serial: string, nodes: readonly Node[]): string[][] {
   const name = nodes.at(-1)!['node-name'];
   return [
@@ -230,11 +245,11 @@ function drive(bus: number, serial: string, nodes: readonly Node[]): string[][] 
 /** A tap without offload headers, so that it is the same card that the golden boot had, whose hub leads nowhere. */
 function networkBackend(network: MachineNetwork | undefined): string {
   return network
-    ? `tap,id=net,ifname=${escape(network.tap)},script=no,downscript=no,vhost=off,vnet_hdr=off`
+    ? `tap,id=net,ifname=${optionValue(network.tap)},script=no,downscript=no,vhost=off,vnet_hdr=off`
     : 'hubport,id=net,hubid=0';
 }
 
 /** In QEMU's option syntax a comma within a value is doubled. */
-function escape(value: string): string {
+function optionValue(value: string): string {
   return value.replaceAll(',', ',,');
 }

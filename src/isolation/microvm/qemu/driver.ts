@@ -3,7 +3,7 @@
  * privately, reads a small device state, and writes to a copy-on-write overlay of the golden layer.
  */
 import { constants } from 'node:fs';
-import { access, chmod, copyFile, stat } from 'node:fs/promises';
+import { access, chmod, copyFile, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
 import type { Log } from '../../../telemetry/log.ts';
@@ -18,12 +18,13 @@ import type {
 import { type Cgroups, openCgroups } from '../../cgroup.ts';
 import { commandLine, isAlive } from '../../process-table.ts';
 import { census, machineOf, sweep } from './census.ts';
-import { isMigrationEnd, makeGolden } from './golden.ts';
-import { checkFolder, launch, MONITOR_FD, STATE_FD } from './launch.ts';
+import { makeGolden } from './golden.ts';
+import { checkFolder, LOG_FILE, launch, RESTORE_URI } from './launch.ts';
 import { machineLimits } from './limits.ts';
 import { BACKEND_NAME, createMachine, identityOf, type QemuMachine, watchExit } from './machine.ts';
 import { checkHost, GOLDEN_FILES, readGolden } from './manifest.ts';
 import { probeHost, type QemuProbe } from './probe.ts';
+import type { QmpEvent } from './qmp.ts';
 
 export interface QemuBackendOptions {
   readonly log: Log;
@@ -48,6 +49,9 @@ export interface QemuBackend extends IsolationBackend {
 const EMULATOR = 'qemu-system-x86_64';
 /** Hundreds may start at once on few cores. */
 const RESTORE_DEADLINE_MS = 60_000;
+/** In a clone's folder: what the guest has written, and where its device state goes when it is captured. */
+const OVERLAY_FILE = 'overlay.qcow2';
+const CAPTURE_FILE = 'state';
 const PROGRAMS = ['prlimit', 'nsenter', 'mke2fs'] as const;
 const MACHINE_ID = /^[a-z0-9]{1,32}$/;
 
@@ -69,17 +73,18 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
     return found;
   };
 
-  /** The self-test, once; a failed one is tried again by the next caller. */
-  const ensureProbe = (imageKernel?: string, signal?: AbortSignal): Promise<QemuProbe> => {
+  /** The self-test, once, for all who wait for it; one that failed is tried again by the next caller. */
+  const ensureProbe = async (imageKernel?: string, signal?: AbortSignal): Promise<QemuProbe> => {
     probed ??= (async () => {
       const kernel = imageKernel ?? (await options.kernel?.());
-      if (kernel === undefined) throw new CoppiceError('host_unfit', 'there is no guest kernel yet to test the host with');
-      return probeHost({ log, emulator, kernel, kvm: options.kvm ?? 'auto', probeFile: options.home.probeFile, signal });
+      if (kernel === undefined)
+        throw new CoppiceError('host_unfit', 'there is no guest kernel yet to test the host with');
+      return probeHost({ log, emulator, kernel, kvm: options.kvm ?? 'auto', probeFile: options.home.probeFile });
     })().catch((error) => {
       probed = undefined;
       throw error;
     });
-    return probed;
+    return signal ? unlessAborted(probed, signal) : probed;
   };
 
   const uidOf = (spec: MachineSpec): number | undefined => {
@@ -156,7 +161,7 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
       checkHost(golden, probe);
       checkFit(golden, image, spec);
       const groups = await cgroupsOf(dirname(spec.folder));
-      const overlay = join(spec.folder, 'overlay.qcow2');
+      const overlay = join(spec.folder, OVERLAY_FILE);
       let machine: QemuMachine | undefined;
       try {
         await Promise.all([
@@ -168,7 +173,7 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
         ]);
         signal?.throwIfAborted();
         mark('prepared');
-        const { identity, exited, qmp } = launch(
+        const { identity, exited, qmp, release } = launch(
           {
             emulator,
             host: probe,
@@ -181,19 +186,15 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
             agentDrive: image.agentDrive,
             network: spec.network,
             uid,
-            monitorFd: MONITOR_FD,
           },
-          join(golden.folder, GOLDEN_FILES.state),
+          { capture: join(spec.folder, CAPTURE_FILE), restore: join(golden.folder, GOLDEN_FILES.state) },
         );
         machine = createMachine({ id: spec.id, folder: spec.folder, identity, exited, cgroups: groups, stages });
         mark('spawned');
         const wait = { signal, deadlineMs: RESTORE_DEADLINE_MS };
-        const capabilities = ['x-ignore-shared', 'events'].map((capability) => ({ capability, state: true }));
-        // All sent at once: QEMU handles them in order as soon as it listens.
         const steps = Promise.all([
           qmp.greeting.then(() => mark('greeted')),
-          qmp.execute('migrate-set-capabilities', { capabilities }, wait),
-          qmp.execute('migrate-incoming', { uri: `fd:${STATE_FD}` }, wait),
+          qmp.execute('migrate-incoming', { uri: RESTORE_URI }, wait),
           qmp.event(isMigrationEnd, wait).then(({ data }) => {
             mark('restored');
             if (data.status !== 'completed') throw new CoppiceError('start_failed', 'the device state did not restore');
@@ -203,10 +204,11 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
         await Promise.all([steps, groups.add(spec.id, identity.pid).then(() => mark('limited'))]);
         mark('running');
         qmp.close();
+        release();
         log.debug({ machine: spec.id, stages }, 'cloned');
         return machine;
       } catch (error) {
-        throw await cleanUp(error, spec, machine, groups);
+        throw await cleanUp(signal?.aborted ? aborted(error) : error, spec, machine, groups);
       }
     },
 
@@ -235,14 +237,41 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
   };
 }
 
+/** Leaves the work running for others when this caller gives up. */
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  const over = Promise.withResolvers<never>();
+  const onAbort = () => over.reject(aborted(signal.reason));
+  signal.addEventListener('abort', onAbort, { once: true });
+  if (signal.aborted) onAbort();
+  try {
+    return await Promise.race([work, over.promise]);
+  } finally {
+    signal.removeEventListener('abort', onAbort);
+  }
+}
+
+function aborted(cause: unknown): CoppiceError {
+  return new CoppiceError('aborted', 'given up by the caller', { cause });
+}
+
+function isMigrationEnd(event: QmpEvent): boolean {
+  return event.event === 'MIGRATION' && (event.data.status === 'completed' || event.data.status === 'failed');
+}
+
 /** Refuses a clone whose image or shape is not the one in the device state. */
 function checkFit(golden: GoldenCheckpoint, image: MachineImage, spec: MachineSpec): void {
   const { shape, imageHash } = golden.manifest;
   if (image.hash !== imageHash)
-    throw new CoppiceError('checkpoint_corrupt', 'the golden checkpoint was made from another image than the one given');
+    throw new CoppiceError(
+      'checkpoint_corrupt',
+      'the golden checkpoint was made from another image than the one given',
+    );
   for (const field of ['cpuCount', 'memoryMB', 'diskSizeMB'] as const)
     if (shape[field] !== spec.shape[field])
-      throw new CoppiceError('bad_request', `${field} is ${spec.shape[field]}, and the golden checkpoint has ${shape[field]}`);
+      throw new CoppiceError(
+        'bad_request',
+        `${field} is ${spec.shape[field]}, and the golden checkpoint has ${shape[field]}`,
+      );
 }
 
 /** Takes down a clone that failed, and says why it did, with what QEMU wrote. */
@@ -252,18 +281,21 @@ async function cleanUp(
   machine: QemuMachine | undefined,
   groups: Cgroups,
 ): Promise<unknown> {
-  const said = await readTail(join(spec.folder, 'vmm.log'));
+  const said = await readTail(join(spec.folder, LOG_FILE));
   if (machine) await machine.destroy();
   else await sweep(spec.id, dirname(spec.folder), groups);
   if (isCoppiceError(error, 'aborted')) return error;
   const reason = error instanceof Error ? error.message : String(error);
-  return new CoppiceError('start_failed', `machine ${spec.id} did not start: ${reason}${said ? `; VMM: ${said}` : ''}`, {
-    cause: error,
-  });
+  return new CoppiceError(
+    'start_failed',
+    `machine ${spec.id} did not start: ${reason}${said ? `; VMM: ${said}` : ''}`,
+    {
+      cause: error,
+    },
+  );
 }
 
 async function readTail(path: string): Promise<string> {
-  const { open } = await import('node:fs/promises');
   const handle = await open(path, 'r').catch(() => undefined);
   if (!handle) return '';
   try {

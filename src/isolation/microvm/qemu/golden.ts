@@ -10,9 +10,10 @@ import type { Log } from '../../../telemetry/log.ts';
 import type { GoldenCheckpoint, Machine, MachineImage, MachineSpec } from '../../backend.ts';
 import type { Cgroups } from '../../cgroup.ts';
 import { emptyOverlay } from '../qcow2.ts';
-import { checkFolder, type Launched, launch, MONITOR_FD, STATE_FD } from './launch.ts';
-import { createMachine } from './machine.ts';
+import { CAPTURE_SET } from './config.ts';
+import { checkFolder, type Launched, launch } from './launch.ts';
 import { machineLimits } from './limits.ts';
+import { createMachine } from './machine.ts';
 import { describeGolden, GOLDEN_FILES, MANIFEST_FILE, syncPath } from './manifest.ts';
 import type { QemuProbe } from './probe.ts';
 import type { QmpClient } from './qmp.ts';
@@ -87,9 +88,8 @@ async function captureInto(work: string, request: GoldenRequest) {
         agentDrive: image.agentDrive,
         network: spec.network,
         uid: request.uid,
-        monitorFd: MONITOR_FD,
       },
-      path('state'),
+      { capture: path('state') },
     );
     const { identity, exited, qmp } = launched;
     machine = createMachine({ id: spec.id, folder: spec.folder, identity, exited, cgroups: request.cgroups });
@@ -121,21 +121,14 @@ async function captureInto(work: string, request: GoldenRequest) {
   return manifest;
 }
 
-/** Memory is in its file already; the device state goes to STATE_FD. The machine stays stopped. */
+/**
+ * Guest memory is in its shared file already, so only the device state is left to write: the command that Xen uses for this
+ * works with every accelerator. The machine stays stopped.
+ */
 async function capture(qmp: QmpClient, signal: AbortSignal): Promise<void> {
   const wait = { signal, deadlineMs: CAPTURE_DEADLINE_MS };
   await qmp.execute('stop', undefined, wait);
-  const capabilities = ['x-ignore-shared', 'events'].map((capability) => ({ capability, state: true }));
-  await qmp.execute('migrate-set-capabilities', { capabilities }, wait);
-  const done = qmp.event(isMigrationEnd, wait);
-  done.catch(() => {});
-  await qmp.execute('migrate', { uri: `fd:${STATE_FD}` }, wait);
-  const { status } = (await done).data;
-  if (status !== 'completed') throw new CoppiceError('internal', `capturing the device state ended as ${status}`);
-}
-
-export function isMigrationEnd(event: { readonly event: string; readonly data: Readonly<Record<string, unknown>> }): boolean {
-  return event.event === 'MIGRATION' && (event.data.status === 'completed' || event.data.status === 'failed');
+  await qmp.execute('xen-save-devices-state', { filename: `/dev/fdset/${CAPTURE_SET}` }, wait);
 }
 
 /** Sparse: the image is all holes, and mke2fs is told that it reads as zeros, so that the guest has nothing left to zero. */

@@ -13,10 +13,15 @@ const CONSOLE_TAIL_BYTES = 65_536;
 /** Of a machine's own files besides its layer: overlay tables, log, console. */
 const FILE_SLACK_BYTES = 256 * 2 ** 20;
 /** First descriptor after stdin, stdout and stderr. */
-export const MONITOR_FD = 3;
-/** The device state: written by a golden boot, read by a clone. */
-export const STATE_FD = 4;
+const MONITOR_FD = 3;
+/** The device state is appended here when it is captured: the only way for an unprivileged VMM to write a file. */
+const CAPTURE_FD = 4;
+/** The device state that a clone restores. */
+const RESTORE_FD = 5;
+export const RESTORE_URI = `fd:${RESTORE_FD}`;
 export const LOG_FILE = 'vmm.log';
+
+export type LaunchConfig = Omit<MachineConfig, 'descriptors'>;
 
 export interface Launched {
   readonly identity: ProcessIdentity;
@@ -25,6 +30,8 @@ export interface Launched {
   readonly exited: Promise<{ readonly reason: string }>;
   /** Last bytes of the console and of QEMU's own messages; empty for clones, which have no console. */
   consoleTail(): string;
+  /** From now on the process does not keep the node alive. */
+  release(): void;
 }
 
 /** Refuses a folder whose sockets could not be bound, naming the limit. */
@@ -37,12 +44,22 @@ export function checkFolder(folder: string): void {
     );
 }
 
-/** @param stateFile opened here as STATE_FD, for writing when the machine boots, for reading when it is a clone. */
-export function launch(config: MachineConfig, stateFile: string): Launched {
+/** What QEMU gets opened by us. The first monitor is made here. */
+export interface LaunchFiles {
+  /** Made empty; see CAPTURE_SET. */
+  readonly capture: string;
+  /** For a clone. */
+  readonly restore?: string;
+}
+
+export function launch(config: LaunchConfig, files: LaunchFiles): Launched {
   const boot = config.role.kind === 'boot';
-  const { file, args } = wrappedCommand(config, {
-    fileBytes: (config.shape.diskSizeMB + (boot ? config.shape.memoryMB : 0)) * 2 ** 20 + FILE_SLACK_BYTES,
-  });
+  const { file, args } = wrappedCommand(
+    { ...config, descriptors: { monitor: MONITOR_FD, capture: CAPTURE_FD, restore: RESTORE_FD } },
+    {
+      fileBytes: (config.shape.diskSizeMB + (boot ? config.shape.memoryMB : 0)) * 2 ** 20 + FILE_SLACK_BYTES,
+    },
+  );
   const opened: number[] = [];
   const open = (path: string, flags: number) => {
     const fd = openSync(path, flags, 0o600);
@@ -51,14 +68,18 @@ export function launch(config: MachineConfig, stateFile: string): Launched {
   };
   let child: ChildProcess;
   try {
-    const state = open(stateFile, boot ? constants.O_CREAT | constants.O_RDWR | constants.O_TRUNC : constants.O_RDONLY);
+    const capture = open(
+      files.capture,
+      constants.O_CREAT | constants.O_WRONLY | constants.O_APPEND | constants.O_TRUNC,
+    );
+    const restore = files.restore === undefined ? [] : [open(files.restore, constants.O_RDONLY)];
     const output = boot
       ? ('pipe' as const)
       : open(`${config.folder}/${LOG_FILE}`, constants.O_CREAT | constants.O_WRONLY | constants.O_APPEND);
     child = spawn(file, args, {
       cwd: '/',
       detached: true,
-      stdio: ['ignore', output, output, 'pipe', state],
+      stdio: ['ignore', output, output, 'pipe', capture, ...restore],
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', MALLOC_ARENA_MAX: '1' },
     });
   } finally {
@@ -77,8 +98,13 @@ export function launch(config: MachineConfig, stateFile: string): Launched {
     qmp.close();
     throw new CoppiceError('start_failed', `the VMM did not start: ${file} is missing or cannot be run`);
   }
-  child.unref();
-  return { identity: { pid: facts.pid, startTime: facts.startTime }, qmp, exited, consoleTail: tail };
+  return {
+    identity: { pid: facts.pid, startTime: facts.startTime },
+    qmp,
+    exited,
+    consoleTail: tail,
+    release: () => child.unref(),
+  };
 }
 
 /** Reads streams for ever and keeps what came last. */

@@ -4,8 +4,8 @@ import { connect, type Socket } from 'node:net';
 import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { CoppiceError } from '../../../contract/errors.ts';
-import type { Cgroups } from '../../cgroup.ts';
 import type { Machine, MachineRecord } from '../../backend.ts';
+import type { Cgroups } from '../../cgroup.ts';
 import { isAlive, type ProcessIdentity, readProcess, signalProcess, waitGone } from '../../process-table.ts';
 import { CHANNEL_SOCKET, QMP_SOCKET } from './config.ts';
 import { connectQmp, type QmpClient, type QmpWait } from './qmp.ts';
@@ -57,6 +57,8 @@ export function createMachine(parts: MachineParts): QemuMachine {
       if (channel && !channel.destroyed) throw new CoppiceError('conflict', `machine ${id} has its channel open`);
       const socket = connect(join(folder, CHANNEL_SOCKET));
       channel = socket;
+      // A machine may die at any time: without a listener that would end the node. `close` follows every error.
+      socket.on('error', () => {});
       await connected(socket, signal);
       return socket as Duplex;
     },
@@ -116,7 +118,6 @@ function connected(socket: Socket, signal: AbortSignal | undefined): Promise<voi
       signal?.removeEventListener('abort', onAbort);
       socket.off('error', onError);
       if (!error) return resolve();
-      socket.on('error', () => {});
       socket.destroy();
       reject(error);
     };

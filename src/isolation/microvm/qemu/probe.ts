@@ -79,7 +79,12 @@ export async function probeHost(options: ProbeOptions): Promise<QemuProbe> {
 
   let found: QemuProbe | undefined;
   if (options.kvm === 'off') notices.push('KVM is switched off by configuration; machines run by emulation (TCG)');
-  else if (!(await access('/dev/kvm', constants.R_OK | constants.W_OK).then(() => true, () => false)))
+  else if (
+    !(await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
+      () => true,
+      () => false,
+    ))
+  )
     notices.push('no /dev/kvm that can be opened; machines run by emulation (TCG), 10 to 15 times slower');
   else {
     const boot = await trial({ accelerator: 'kvm', tscKHz: guess, cpuModel: cpu.model }, KVM_DEADLINE_MS);
@@ -91,10 +96,13 @@ export async function probeHost(options: ProbeOptions): Promise<QemuProbe> {
   }
   if (!found) {
     const boot = await trial({ accelerator: 'tcg', tscKHz: guess, cpuModel: cpu.model }, TCG_DEADLINE_MS);
-    if (!boot.ok) throw new CoppiceError('host_unfit', `the guest kernel does not boot under ${emulator}: ${boot.reason}`);
+    if (!boot.ok)
+      throw new CoppiceError('host_unfit', `the guest kernel does not boot under ${emulator}: ${boot.reason}`);
     const off = Math.abs(boot.tscKHz / guess - 1);
     if (off > TSC_TOLERANCE)
-      notices.push(`the time stamp counter runs at ${boot.tscKHz} kHz, not at the ${guess} kHz that /proc/cpuinfo suggests`);
+      notices.push(
+        `the time stamp counter runs at ${boot.tscKHz} kHz, not at the ${guess} kHz that /proc/cpuinfo suggests`,
+      );
     found = result('tcg', boot, off > TSC_TOLERANCE ? boot.tscKHz : guess);
   }
   await writeProbe(probeFile, found);

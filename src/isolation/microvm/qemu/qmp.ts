@@ -110,7 +110,9 @@ export function createQmpClient(stream: Duplex, options: { readonly maxLineBytes
     let rest = chunk;
     for (let end = rest.indexOf(10); end >= 0 && !failure; end = rest.indexOf(10)) {
       if (pendingBytes + end > maxLineBytes) return fail(new CoppiceError('internal', 'the VMM sent a line too long'));
-      const line = Buffer.concat([...pending, rest.subarray(0, end)]).toString('utf8').trim();
+      const line = Buffer.concat([...pending, rest.subarray(0, end)])
+        .toString('utf8')
+        .trim();
       pending = [];
       pendingBytes = 0;
       rest = rest.subarray(end + 1);
@@ -186,7 +188,10 @@ export function createQmpClient(stream: Duplex, options: { readonly maxLineBytes
 }
 
 /** Connects to a monitor that QEMU serves on a unix socket. */
-export async function connectQmp(path: string, options: QmpWait & { readonly maxLineBytes?: number } = {}): Promise<QmpClient> {
+export async function connectQmp(
+  path: string,
+  options: QmpWait & { readonly maxLineBytes?: number } = {},
+): Promise<QmpClient> {
   const client = createQmpClient(connect(path), options);
   const { signal, deadlineMs = DEFAULT_DEADLINE_MS } = options;
   const giveUp = () => client.close();

@@ -66,10 +66,12 @@ export function forward(req: IncomingMessage, res: ServerResponse, options: Forw
     }
     upstream = sent;
     let interim = 0;
+    let answered = false;
     sent.on('information', (info) => {
       if (!over && interim++ < MAX_INTERIM && req.httpVersionMinor > 0) passInterim(res, info.statusCode, info.headers);
     });
     sent.on('response', (answer) => {
+      answered = true;
       try {
         relay(answer, req, res, () => {
           over = true;
@@ -84,7 +86,7 @@ export function forward(req: IncomingMessage, res: ServerResponse, options: Forw
     });
     // Node reports some broken exchanges by `close` alone.
     sent.on('close', () => {
-      if (sent === upstream && sent.res == null) fail(new BadAnswerError('closed without an answer'));
+      if (sent === upstream && !answered) fail(new BadAnswerError('closed without an answer'));
     });
     sent.on('error', (error) => {
       if (over || sent !== upstream) return;
@@ -101,10 +103,13 @@ export function forward(req: IncomingMessage, res: ServerResponse, options: Forw
       sent.end();
       return;
     }
-    // A connection that turns out to be dead must be noticed while the body is still with the client.
-    sent.flushHeaders();
+    // Not before there is a connection: a dial that fails leaves the body with the client, for the next one.
     sent.once('socket', () => {
       if (over || sent !== upstream) return;
+      // The head goes with the first bytes of the body if they are here, else alone.
+      setImmediate(() => {
+        if (!sent.destroyed && !sent.writableEnded) sent.flushHeaders();
+      });
       req.once('data', () => {
         bodyTaken = true;
       });

@@ -74,7 +74,10 @@ export function refuse(res: ServerResponse, refusal: Refusal): void {
   }
   const { type, body } = render(res.req.headers, refusal);
   // The reason is given: one that was set from a bad answer would stay otherwise.
-  res.writeHead(refusal.status, STATUS_CODES[refusal.status] ?? 'Error', { 'Content-Type': type, 'Content-Length': Buffer.byteLength(body) });
+  res.writeHead(refusal.status, STATUS_CODES[refusal.status] ?? 'Error', {
+    'Content-Type': type,
+    'Content-Length': Buffer.byteLength(body),
+  });
   res.end(body);
   const { req } = res;
   if (req.complete) return;

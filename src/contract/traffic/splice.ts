@@ -1,5 +1,11 @@
 /** An upgrade request (WebSocket and the like): handshake through Node's parser, then the two sockets joined byte for byte. */
-import { type IncomingHttpHeaders, type IncomingMessage, type RequestOptions, request } from 'node:http';
+import {
+  type ClientRequest,
+  type IncomingHttpHeaders,
+  type IncomingMessage,
+  type RequestOptions,
+  request,
+} from 'node:http';
 import type { Duplex } from 'node:stream';
 import { announcesBody, codingSupported, responseHeaders } from './headers.ts';
 
@@ -36,13 +42,19 @@ export function spliceUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer
     over = true;
     options.fail(error);
   };
-  const upstream = request({
-    ...options.connection,
-    method: req.method,
-    path: options.path,
-    headers: [...options.headers, 'Connection', 'Upgrade', 'Upgrade', req.headers.upgrade ?? 'websocket'],
-    setHost: false,
-  });
+  let upstream: ClientRequest;
+  try {
+    upstream = request({
+      ...options.connection,
+      method: req.method,
+      path: options.path,
+      headers: [...options.headers, 'Connection', 'Upgrade', 'Upgrade', req.headers.upgrade ?? 'websocket'],
+      setHost: false,
+    });
+  } catch (error) {
+    fail(error as Error);
+    return;
+  }
   const gone = (): void => {
     over = true;
     upstream.destroy();
@@ -85,18 +97,32 @@ export function spliceUpgrade(req: IncomingMessage, socket: Duplex, head: Buffer
   upstream.end();
 }
 
+/**
+ * Milliseconds without a byte after which a joined pair with one side ended is cut. A client that vanished looks like a
+ * half-close one hop on, so half-open pairs must not last.
+ */
+const HALF_OPEN_IDLE_MS = 30_000;
+
 /** Joins two duplex streams: half-closes pass through; when one is cut, so is the other. */
-export function joinSockets(a: Duplex, b: Duplex): void {
+export function joinSockets(a: Duplex, b: Duplex, halfOpenIdleMs = HALF_OPEN_IDLE_MS): void {
+  let timer: NodeJS.Timeout | undefined;
+  const cut = (): void => {
+    clearTimeout(timer);
+    a.destroy();
+    b.destroy();
+  };
   for (const [from, to] of [
     [a, b],
     [b, a],
   ] as const) {
-    from.on('error', () => {
-      from.destroy();
-      to.destroy();
+    from.on('error', cut);
+    from.once('end', () => {
+      timer ??= setTimeout(cut, halfOpenIdleMs).unref();
     });
+    from.on('data', () => timer?.refresh());
     from.once('close', () => {
-      if (!from.readableEnded) to.destroy();
+      if (!from.readableEnded) cut();
+      else if (to.destroyed) clearTimeout(timer);
       else if (!to.writableEnded) to.end();
     });
     from.pipe(to);
