@@ -63,27 +63,23 @@ function targetOf(file: string): string {
   }
 }
 
-const TYPE_BITS = 0o170000;
-/** Letters of Go's os.FileMode.String for what is neither file nor directory. */
-const TYPE_LETTERS: Readonly<Record<number, string>> = {
-  0o040000: 'd',
-  0o120000: 'L',
-  0o060000: 'D',
-  0o020000: 'Dc',
-  0o010000: 'p',
-  0o140000: 'S',
-};
+const { S_IFMT, S_IFDIR, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK } = fs.constants;
+
+/** What Go's os.FileMode.String prints for a type: before the set-id letters, and after them. */
+const TYPE_LETTERS: ReadonlyMap<number, readonly [string, string]> = new Map([
+  [S_IFDIR, ['d', '']],
+  [S_IFLNK, ['L', '']],
+  [S_IFBLK, ['D', '']],
+  [S_IFCHR, ['D', 'c']],
+  [S_IFIFO, ['p', '']],
+  [S_IFSOCK, ['S', '']],
+]);
 
 /** As Go prints a mode: `-rw-r--r--`, `dtrwxrwxrwx`, `Lrwxrwxrwx`, `urwxr-xr-x`. */
 export function permissionsOf(mode: number): string {
-  const type = TYPE_LETTERS[mode & TYPE_BITS] ?? '';
-  const [device, character] = [type[0] ?? '', type[1] ?? ''];
-  const letters =
-    (device === 'd' || device === 'L' || device === 'D' || device === 'p' || device === 'S' ? device : '') +
-    (mode & 0o4000 ? 'u' : '') +
-    (mode & 0o2000 ? 'g' : '') +
-    character +
-    (mode & 0o1000 ? 't' : '');
+  const [before, after] = TYPE_LETTERS.get(mode & S_IFMT) ?? ['', ''];
+  const setID = (mode & 0o4000 ? 'u' : '') + (mode & 0o2000 ? 'g' : '');
+  const letters = before + setID + after + (mode & 0o1000 ? 't' : '');
   let bits = '';
   for (let bit = 8; bit >= 0; bit--) bits += mode & (1 << bit) ? 'rwx'[(8 - bit) % 3] : '-';
   return (letters || '-') + bits;

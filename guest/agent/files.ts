@@ -43,7 +43,12 @@ export function makeFolder(context: Context, folder: string, account: Account): 
   return entryAt(context, folder);
 }
 
-export async function move(context: Context, source: string, destination: string, account: Account): Promise<FileEntry> {
+export async function move(
+  context: Context,
+  source: string,
+  destination: string,
+  account: Account,
+): Promise<FileEntry> {
   entryAt(context, source);
   ensureFolder(path.dirname(destination), account);
   try {

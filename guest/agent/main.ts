@@ -20,8 +20,8 @@ const context: Context = {
   users: readUsers('/etc'),
   folders: { etc: '/etc', run: '/run', dbus: '/var/lib/dbus' },
   resetOOMScore: neverKilledFirst(),
-  // Beside `guest/` on the drive.
-  busybox: path.resolve(import.meta.dirname, '../../bin/busybox'),
+  // The drive holds this file as app/guest/agent/main.js, and bin/ beside app/.
+  busybox: path.resolve(import.meta.dirname, '../../../bin/busybox'),
   env: {},
   generation: undefined,
   hostname: undefined,

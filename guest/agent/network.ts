@@ -25,15 +25,17 @@ const NAME_BYTES = 16;
  * `gateway`, reached on the link itself: the prefix may be 32. null: down and without an address.
  */
 export function setAddress(libc: Libc, device: string, network: NonNullable<Identity['network']> | null): void {
+  // Checked and encoded first: a wrong wish must not take the interface down.
+  const address = addressRequest(device, network?.address ?? '0.0.0.0');
+  const mask = addressRequest(device, maskOf(network?.prefix ?? 0));
+  if (network) addressRequest(device, network.gateway);
+  if (!network && !fs.existsSync(`/sys/class/net/${device}`)) return;
   const socket = libc.call('socket', AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   try {
-    if (!network && !fs.existsSync(`/sys/class/net/${device}`)) return;
     setUp(libc, socket, device, false);
-    libc.call('ioctl', socket, SIOCSIFADDR, addressRequest(device, network?.address ?? '0.0.0.0'));
+    libc.call('ioctl', socket, SIOCSIFADDR, address);
     if (!network) return;
-    const mask = network.prefix === 0 ? 0 : (0xffffffff << (32 - network.prefix)) >>> 0;
-    const dotted = [mask >>> 24, (mask >>> 16) & 255, (mask >>> 8) & 255, mask & 255].join('.');
-    libc.call('ioctl', socket, SIOCSIFNETMASK, addressRequest(device, dotted));
+    libc.call('ioctl', socket, SIOCSIFNETMASK, mask);
     setUp(libc, socket, device, true);
     const name = Buffer.alloc(NAME_BYTES);
     name.write(device, 'latin1');
@@ -44,6 +46,11 @@ export function setAddress(libc: Libc, device: string, network: NonNullable<Iden
   } finally {
     fs.closeSync(socket);
   }
+}
+
+function maskOf(prefix: number): string {
+  const mask = prefix === 0 ? 0 : (0xffffffff << (32 - prefix)) >>> 0;
+  return [mask >>> 24, (mask >>> 16) & 255, (mask >>> 8) & 255, mask & 255].join('.');
 }
 
 function setUp(libc: Libc, socket: number, device: string, up: boolean): void {

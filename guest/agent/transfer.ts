@@ -160,7 +160,10 @@ function openRegular(file: string, flags: number): number {
   const stat = fs.fstatSync(fd);
   if (stat.isFile()) return fd;
   fs.closeSync(fd);
-  throw new Failure('invalid_argument', `path is ${stat.isDirectory() ? 'a directory' : 'not a regular file'}: '${file}'`);
+  throw new Failure(
+    'invalid_argument',
+    `path is ${stat.isDirectory() ? 'a directory' : 'not a regular file'}: '${file}'`,
+  );
 }
 
 function readAt(fd: number, buffer: Buffer, at: number): Promise<number> {

@@ -59,7 +59,12 @@ export class Decoder {
         while (at < chunk.length && chunk[at] === 0) at++;
         if (at === chunk.length) return;
       }
-      const taken = chunk.copy(this.#head, this.#headFill, at, Math.min(chunk.length, at + HEADER_BYTES - this.#headFill));
+      const taken = chunk.copy(
+        this.#head,
+        this.#headFill,
+        at,
+        Math.min(chunk.length, at + HEADER_BYTES - this.#headFill),
+      );
       at += taken;
       this.#headFill += taken;
       if (this.#head[0] === MAGIC && this.#headFill < HEADER_BYTES) return;

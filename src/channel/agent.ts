@@ -34,10 +34,13 @@ export interface AgentProcess {
   readonly info?: ProcessInfo;
   /** One consumer. Throws AgentError `unavailable` when the channel dies. */
   readonly output: AsyncIterable<ProcessOutput>;
-  /** Resolves when the bytes have been accepted for sending (credit had). */
+  /** Resolves when the bytes have been accepted for sending (credit had). They must not be changed after the call. */
   writeStdin(bytes: Uint8Array, signal?: AbortSignal): Promise<void>;
   closeStdin(): Promise<void>;
-  /** Lets go of the stream; the process goes on, its output is dropped by the agent. */
+  /**
+   * Lets go of the stream; the process goes on, its output is dropped by the agent. Whoever still iterates `output` gets
+   * AgentError `failed_precondition`.
+   */
   detach(): void;
 }
 
@@ -61,6 +64,7 @@ export interface AgentClient {
   quiesce(signal?: AbortSignal): Promise<void>;
   metrics(signal?: AbortSignal): Promise<AgentMetrics>;
 
+  /** An abort ends the wait and not the process, which may have been started. */
   spawn(request: Omit<SpawnRequest, 'op'>, signal?: AbortSignal): Promise<AgentProcess>;
   attach(which: { readonly pid: number } | { readonly tag: string }, signal?: AbortSignal): Promise<AgentProcess>;
   processes(options?: { readonly services?: boolean }): Promise<readonly ProcessInfo[]>;

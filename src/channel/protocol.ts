@@ -94,7 +94,7 @@ export interface Identity {
   readonly generation?: string;
   /** Host wall clock in ms since the epoch; the guest steps its clock if it is off by more than 5 ms. */
   readonly clockMs?: number;
-  /** base64, 32..64 bytes: credited to the kernel (RNDADDENTROPY), then RNDRESEEDCRNG; then every registered runtime is reseeded. */
+  /** base64, 32..64 bytes: credited to the kernel (RNDADDENTROPY), then RNDRESEEDCRNG. Runtimes that were started before are reseeded by the host, over their own stdin. */
   readonly entropy?: string;
   /** IPv4 with prefix length, and gateway; eth0 is (re)addressed and the default route replaced. null: link down, no address. */
   readonly network?: { readonly address: string; readonly prefix: number; readonly gateway: string } | null;
@@ -112,13 +112,13 @@ export interface SpawnRequest {
   readonly env?: Readonly<Record<string, string>>;
   /** Default: the user's home. Missing: invalid_argument `cwd '<x>' does not exist`. */
   readonly cwd?: string;
-  /** Default `user`. Unknown: unauthenticated `invalid username: '<x>'`. */
+  /** Default `user`. It gets this user's own group and no supplementary ones. Unknown: unauthenticated `invalid username: '<x>'`. */
   readonly user?: string;
   readonly pty?: { readonly cols: number; readonly rows: number };
   /** False: stdin is /dev/null. True: DATA RAW from the host is stdin (or pty input); END closes it. */
   readonly stdin: boolean;
   readonly tag?: string;
-  /** True: the process is one of the template's own: hidden from `processes` unless asked, and it is never killed with a session. */
+  /** True: the process is one of the template's own: hidden from `processes` unless asked, and it lives as long as the machine. No process ends with a session. */
   readonly service?: boolean;
 }
 

@@ -5,16 +5,7 @@ import type { Log } from '../telemetry/log.ts';
 import { AgentError } from './agent.ts';
 import { encodeFrame, FrameDecoder, writeHeader } from './frames.ts';
 import type { AgentHello, AgentRequest } from './protocol.ts';
-import {
-  FRAME,
-  HEADER_BYTES,
-  MAGIC,
-  MAX_JSON,
-  MAX_PAYLOAD,
-  MAX_STREAMS,
-  MORE,
-  NONCE_BYTES,
-} from './protocol.ts';
+import { FRAME, HEADER_BYTES, MAGIC, MAX_JSON, MAX_PAYLOAD, MAX_STREAMS, MORE, NONCE_BYTES } from './protocol.ts';
 import { ChannelStream, ProtocolError, parseJSON, type StreamPort } from './stream.ts';
 
 export interface SessionOptions {

@@ -88,7 +88,7 @@ function settings(version: 1 | 2, controller: Controller, limits: CgroupLimits):
 }
 
 /**
- * Finds out what can be limited and prepares the parent groups.
+ * Finds out what can be limited, by making the home's group and removing it again.
  * @param mountsFile for tests: a file in the format of /proc/self/mounts.
  */
 export async function openCgroups(machinesFolder: string, mountsFile = '/proc/self/mounts'): Promise<Cgroups> {
@@ -100,6 +100,7 @@ export async function openCgroups(machinesFolder: string, mountsFile = '/proc/se
     try {
       await prepare(hierarchy, tag);
       usable.push(hierarchy);
+      await rmdir(join(hierarchy.mount, PARENT, tag)).catch(() => {});
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code ?? String(error);
       notices.push(
@@ -125,12 +126,7 @@ export async function openCgroups(machinesFolder: string, mountsFile = '/proc/se
       await Promise.all(
         usable.map(async (hierarchy) => {
           const folder = group(hierarchy, id);
-          await mkdir(folder).catch(async (error: NodeJS.ErrnoException) => {
-            if (error.code === 'EEXIST') return;
-            if (error.code !== 'ENOENT') throw error;
-            await prepare(hierarchy, tag);
-            await mkdir(folder);
-          });
+          await makeGroup(hierarchy, tag, folder);
           for (const controller of hierarchy.controllers)
             for (const [file, value] of settings(hierarchy.version, controller, limits))
               await writeFile(join(folder, file), value);
@@ -177,6 +173,23 @@ async function prepare(hierarchy: Hierarchy, tag: string): Promise<void> {
         join(folder, 'cgroup.subtree_control'),
         hierarchy.controllers.map((controller) => `+${controller}`).join(' '),
       );
+  }
+}
+
+/** The home's group comes and goes with its machines, so another machine's end may remove it in between. */
+async function makeGroup(hierarchy: Hierarchy, tag: string, folder: string): Promise<void> {
+  for (let attempt = 0; ; attempt++) {
+    try {
+      await mkdir(folder);
+      return;
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code === 'EEXIST') return;
+      if (code !== 'ENOENT' || attempt >= 10) throw error;
+      await prepare(hierarchy, tag).catch((cause: NodeJS.ErrnoException) => {
+        if (cause.code !== 'ENOENT') throw cause;
+      });
+    }
   }
 }
 

@@ -114,6 +114,14 @@ interface Common {
   readonly signal: AbortSignal;
 }
 
+/** Path of the guest kernel, fetched if it is not there: for whoever needs one before any template is built. */
+export async function guestKernel(imagesFolder: string, signal: AbortSignal = new AbortController().signal): Promise<string> {
+  const root = resolve(imagesFolder);
+  await mkdir(root, { recursive: true, mode: 0o755 });
+  const kernel = await obtainKernel(root, { suite: KERNEL_SUITE, force: false, signal });
+  return join(kernel.folder, 'vmlinuz');
+}
+
 /** What comes from Debian packages: the kernel, the modules a microVM needs (numbered in load order), a static busybox. */
 function obtainKernel(root: string, { suite, force, signal }: Common): Promise<Artifact> {
   return obtainArtifact(root, {

@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict';
 import { type ChildProcessByStdio, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -63,6 +63,7 @@ async function runInside(file: string, signal: AbortSignal): Promise<void> {
   assert.equal(process.geteuid?.(), 0, 'needs root');
   const prefix = `cpt${process.pid.toString(36)}`;
   try {
+    mkdirSync(stateFolderOf(prefix), { mode: 0o700 });
     for (const name of ['host', 'world']) ip(`netns add ${prefix}-${name}`);
     ip(`-n ${prefix}-host link add h0 type veth peer name w0 netns ${prefix}-world`);
     for (const line of [`addr add ${HOST_ADDRESS}/24 dev h0`, 'link set h0 up', 'link set lo up'])
@@ -98,6 +99,7 @@ async function runInside(file: string, signal: AbortSignal): Promise<void> {
     assert.match(output, /^ℹ pass [1-9]/m, output);
     if (process.env.COPPICE_TEST_VERBOSE) console.log(output);
   } finally {
+    rmSync(stateFolderOf(prefix), { recursive: true, force: true });
     const instance = instanceOf(prefix);
     for (const name of [`coppice-${instance}`, ...listNamespaces().filter((found) => found.startsWith(`${prefix}-`))])
       if (existsSync(`/run/netns/${name}`)) ip(`netns del ${name}`);
@@ -105,8 +107,7 @@ async function runInside(file: string, signal: AbortSignal): Promise<void> {
 }
 
 function insideOf(prefix: string): NetworkTest {
-  const stateFolder = mkdtempSync(join(tmpdir(), 'coppice-network-'));
-  process.on('exit', () => rmSync(stateFolder, { recursive: true, force: true }));
+  const stateFolder = stateFolderOf(prefix);
   let guests = 0;
   const helper = (name: string) => join(import.meta.dirname, name);
   return {
@@ -189,6 +190,11 @@ function ip(line: string): void {
 function listNamespaces(): string[] {
   const list = execFileSync('ip', ['-j', 'netns', 'list'], { encoding: 'utf8' });
   return list.trim() === '' ? [] : (JSON.parse(list) as { name: string }[]).map(({ name }) => name);
+}
+
+/** Made by the outer process, which also removes it. */
+function stateFolderOf(prefix: string): string {
+  return join(tmpdir(), `coppice-network-${prefix}`);
 }
 
 function instanceOf(prefix: string): string {

@@ -34,18 +34,22 @@ for (const [side, make] of [
 ] as const) {
   test(`the ${side}'s decoder gives back what was encoded, however the bytes are cut`, () => {
     fc.assert(
-      fc.property(frames, fc.array(fc.integer({ min: 1, max: 400 }), { minLength: 1, maxLength: 30 }), (list, sizes) => {
-        const seen: Seen[] = [];
-        const decoder = make((frame) => seen.push(frame));
-        const bytes = Buffer.concat(
-          list.flatMap((f) => [Buffer.alloc(f.padding), encodeFrame(f.type, f.stream, f.payload, f.kind)]),
-        );
-        for (const piece of cut(bytes, sizes)) decoder.push(piece);
-        assert.deepEqual(
-          seen,
-          list.map((f) => [f.type, f.kind, f.stream, Buffer.from(f.payload).toString('hex')]),
-        );
-      }),
+      fc.property(
+        frames,
+        fc.array(fc.integer({ min: 1, max: 400 }), { minLength: 1, maxLength: 30 }),
+        (list, sizes) => {
+          const seen: Seen[] = [];
+          const decoder = make((frame) => seen.push(frame));
+          const bytes = Buffer.concat(
+            list.flatMap((f) => [Buffer.alloc(f.padding), encodeFrame(f.type, f.stream, f.payload, f.kind)]),
+          );
+          for (const piece of cut(bytes, sizes)) decoder.push(piece);
+          assert.deepEqual(
+            seen,
+            list.map((f) => [f.type, f.kind, f.stream, Buffer.from(f.payload).toString('hex')]),
+          );
+        },
+      ),
       { numRuns: 300 },
     );
   });

@@ -5,7 +5,7 @@ import { chmod, mkdir, rename, rm, truncate, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { CoppiceError } from '../../../contract/errors.ts';
+import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
 import type { Log } from '../../../telemetry/log.ts';
 import type { GoldenCheckpoint, Machine, MachineImage, MachineSpec } from '../../backend.ts';
 import type { Cgroups } from '../../cgroup.ts';
@@ -53,6 +53,8 @@ export async function makeGolden(request: GoldenRequest): Promise<GoldenCheckpoi
     return { folder: out, manifest };
   } catch (error) {
     await rm(work, { recursive: true, force: true });
+    if (request.signal?.aborted && !isCoppiceError(error))
+      throw new CoppiceError('aborted', 'the golden checkpoint was given up', { cause: error });
     throw error;
   }
 }

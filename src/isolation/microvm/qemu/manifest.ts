@@ -1,10 +1,10 @@
 /** manifest.json of a golden checkpoint: written last, checked before anything is restored from it. */
-import { createHash } from 'node:crypto';
 import { open, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { CoppiceError } from '../../../contract/errors.ts';
 import type { GoldenCheckpoint, GoldenManifest, MachineShape } from '../../backend.ts';
+import { hashBlocks } from './block-hash.ts';
 import { cpuName, machineName, sameCpu } from './config.ts';
 import { BACKEND_NAME } from './machine.ts';
 import type { QemuProbe } from './probe.ts';
@@ -12,10 +12,6 @@ import type { QemuProbe } from './probe.ts';
 export const MANIFEST_FILE = 'manifest.json';
 /** Guest memory, device state, the written layer, and the empty overlay that each clone copies. */
 export const GOLDEN_FILES = { memory: 'memory', state: 'state', layer: 'layer', overlay: 'overlay.qcow2' } as const;
-
-const HASH_BLOCK_BYTES = 2 ** 20;
-const EMPTY_BLOCK = Buffer.alloc(HASH_BLOCK_BYTES);
-const EMPTY_DIGEST = createHash('sha256').update(EMPTY_BLOCK).digest();
 
 const file = z.object({ bytes: z.number().int().nonnegative(), sha256: z.string().regex(/^[0-9a-f]{64}$/) });
 const manifest = z.object({
@@ -109,27 +105,6 @@ export function checkHost(golden: GoldenCheckpoint, probe: QemuProbe): void {
   if (vmm.version !== probe.version) throw differs('QEMU', vmm.version, probe.version);
   if (vmm.machine !== machineName) throw differs('machine', vmm.machine, machineName);
   if (!sameCpu(vmm.cpu, cpuName(probe))) throw differs('CPU', vmm.cpu, cpuName(probe));
-}
-
-/**
- * Hash of a large and mostly empty file: SHA-256 over the SHA-256 digests of its blocks of 1 MiB in order (the last may be
- * shorter). An empty block's digest is known, so holes cost a comparison only.
- */
-export async function hashBlocks(path: string, signal?: AbortSignal): Promise<string> {
-  const handle = await open(path, 'r');
-  try {
-    const total = createHash('sha256');
-    const buffer = Buffer.alloc(HASH_BLOCK_BYTES);
-    for (;;) {
-      signal?.throwIfAborted();
-      const { bytesRead } = await handle.read(buffer, 0, HASH_BLOCK_BYTES);
-      if (bytesRead === 0) return total.digest('hex');
-      const block = buffer.subarray(0, bytesRead);
-      total.update(block.equals(EMPTY_BLOCK) ? EMPTY_DIGEST : createHash('sha256').update(block).digest());
-    }
-  } finally {
-    await handle.close();
-  }
 }
 
 /** Makes what was written to a file or folder last through a crash of the host. */

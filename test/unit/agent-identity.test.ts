@@ -1,0 +1,108 @@
+import assert from 'node:assert/strict';
+import fs from 'node:fs';
+import path from 'node:path';
+import test, { after, before } from 'node:test';
+import type { AgentError } from '../../src/channel/agent.ts';
+import { type HostAgent, startHostAgent } from '../helpers/host-agent.ts';
+
+let agent: HostAgent;
+before(async () => {
+  agent = await startHostAgent();
+});
+after(() => agent.stop());
+const file = (name: string): string => fs.readFileSync(path.join(agent.root, name), 'utf8');
+
+test('a whole identity sets clock, entropy, network, names and files', async () => {
+  fs.writeFileSync(path.join(agent.root, 'etc/hosts'), '127.0.0.1\tlocalhost\n127.0.1.1\told-name\n10.0.0.1\tmine\n');
+  fs.writeFileSync(path.join(agent.root, 'dbus/machine-id'), 'old');
+  const network = { address: '10.9.0.7', prefix: 32, gateway: '169.254.9.1' };
+  const clockMs = Date.now() - 60_000;
+  const result = await agent.client.identity({
+    hostname: 'sandbox-1',
+    machineID: '0123456789abcdef0123456789abcdef',
+    generation: '4b7ae6ee-0000-4000-8000-000000000001',
+    clockMs,
+    entropy: Buffer.alloc(48, 7).toString('base64'),
+    network,
+    sandboxID: 'isandbox',
+    templateID: 'template1',
+    env: { A: '1' },
+  });
+  assert.equal(result.hostname, 'sandbox-1');
+  assert.ok(result.clockSkewMs! > 59_000 && result.clockSkewMs! < 90_000);
+  assert.deepEqual(agent.powersUsed(), [
+    { power: 'clock', value: clockMs },
+    { power: 'entropy', value: 48 },
+    { power: 'network', value: network },
+    { power: 'hostname', value: 'sandbox-1' },
+  ]);
+  assert.equal(file('etc/hostname'), 'sandbox-1\n');
+  assert.equal(file('etc/hosts'), '127.0.0.1\tlocalhost\n10.0.0.1\tmine\n127.0.1.1\tsandbox-1\n');
+  assert.equal(file('etc/machine-id'), '0123456789abcdef0123456789abcdef\n');
+  assert.equal(file('dbus/machine-id'), '0123456789abcdef0123456789abcdef\n');
+  assert.equal(file('run/coppice/generation'), '4b7ae6ee-0000-4000-8000-000000000001');
+  assert.equal(file('run/coppice/sandbox-id'), 'isandbox');
+  assert.equal(file('run/coppice/template-id'), 'template1');
+  assert.equal(file('run/e2b/.E2B_SANDBOX'), 'true');
+  assert.equal(file('run/e2b/.E2B_SANDBOX_ID'), 'isandbox');
+  assert.equal(file('run/e2b/.E2B_TEMPLATE_ID'), 'template1');
+  assert.equal(fs.statSync(path.join(agent.root, 'run/coppice/generation')).mode & 0o777, 0o444);
+});
+
+test('a second identity replaces what it names and leaves the rest', async () => {
+  const used = agent.powersUsed().length;
+  const result = await agent.client.identity({ generation: 'second', env: { B: '2' } });
+  assert.equal(result.hostname, 'sandbox-1');
+  assert.equal(result.clockSkewMs, undefined);
+  assert.equal(agent.powersUsed().length, used);
+  assert.equal(file('run/coppice/generation'), 'second');
+  assert.equal(file('run/coppice/sandbox-id'), 'isandbox');
+  const process = await agent.client.spawn({
+    cmd: 'sh',
+    args: ['-c', 'echo "$A|$B|$COPPICE_GENERATION"'],
+    stdin: false,
+  });
+  let out = '';
+  for await (const item of process.output) if (item.type === 'data') out += Buffer.from(item.bytes);
+  assert.equal(out, '|2|second\n');
+});
+
+test('a clock within 5 ms is left alone', async () => {
+  const used = agent.powersUsed().length;
+  // The wish is repeated until the wire was fast enough for the clock to count as right.
+  const deadline = performance.now() + 5_000;
+  for (;;) {
+    const before = agent.powersUsed().length;
+    const { clockSkewMs } = await agent.client.identity({ clockMs: Date.now() });
+    if (Math.abs(clockSkewMs!) <= 5) {
+      assert.equal(agent.powersUsed().length, before);
+      break;
+    }
+    assert.ok(performance.now() < deadline);
+  }
+  assert.ok(agent.powersUsed().length >= used);
+});
+
+for (const [what, identity] of [
+  ['a host name with a line break', { hostname: 'a\nb' }],
+  ['a short machine id', { machineID: 'abc' }],
+  ['too little entropy', { entropy: 'AAAA' }],
+  ['a clock that is no number', { clockMs: Number.NaN }],
+] as const) {
+  test(`${what} is refused`, async () => {
+    await assert.rejects(agent.client.identity(identity), (error: AgentError) => error.code === 'invalid_argument');
+  });
+}
+
+test('metrics and quiesce answer', async () => {
+  const metrics = await agent.client.metrics();
+  assert.ok(metrics.cpuCount >= 1 && metrics.memTotal > metrics.memUsed && metrics.diskTotal >= metrics.diskUsed);
+  await agent.client.quiesce();
+  assert.equal(agent.powersUsed().at(-1)?.power, 'sync');
+});
+
+test('the time of a claim, for the record', async (t) => {
+  const started = performance.now();
+  for (let n = 0; n < 300; n++) await agent.client.identity({ env: { A: String(n) } });
+  t.diagnostic(`${((performance.now() - started) / 300).toFixed(3)} ms a claim over a unix socket`);
+});
