@@ -61,6 +61,11 @@ export class Service {
     await this.#node.stop();
   }
 
+  /** Of the node process that serves now; 0 while there is none. */
+  get nodePid(): number {
+    return this.#node.pid;
+  }
+
   force(): void {
     this.#control.kill();
     this.#node.kill();
@@ -133,6 +138,10 @@ class Keeper {
       // A start that fails ends its child, whose exit brings us here again.
       await this.start().catch((error: unknown) => this.#log.error({ error }, 'the restart failed'));
     });
+  }
+
+  get pid(): number {
+    return this.#child?.pid ?? 0;
   }
 
   async stop(): Promise<void> {

@@ -87,7 +87,7 @@ export function qemuArguments(config: MachineConfig): string[] {
     ['-name', `coppice-${config.id}`],
     ['-nodefaults', '-no-user-config', '-no-reboot'],
     ['-display', 'none'],
-    ...privilegeArguments(config.uid),
+    ['-runas', '64000:64000'],
     ['-M', `${MACHINE},memory-backend=ram`],
     ...acceleratorArguments(host),
     ['-smp', String(shape.cpuCount)],

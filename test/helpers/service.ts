@@ -1,0 +1,110 @@
+/** The whole service for one test file: a home of its own on the templates that `bin/test` has built. */
+import { execFile } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { localKey } from '../../src/cli/local-service.ts';
+import { leaksOfHome } from '../../src/cli/leaks.ts';
+import { Service } from '../../src/cli/service.ts';
+import type { LeakReport } from '../../src/contract/node-api.ts';
+import { connectNodeApi } from '../../src/contract/node-rpc/client.ts';
+import { type Home, openHome } from '../../src/store/home.ts';
+import { createLog, silentLog } from '../../src/telemetry/log.ts';
+import { until } from './until.ts';
+
+export interface TestService {
+  readonly home: Home;
+  readonly port: number;
+  readonly url: string;
+  readonly apiKey: string;
+  /** For `Sandbox.create(template, sdk)` of any generation. */
+  readonly sdk: {
+    readonly apiUrl: string;
+    readonly sandboxUrl: string;
+    readonly apiKey: string;
+    readonly requestTimeoutMs: number;
+  };
+  readonly node: ReturnType<typeof connectNodeApi>;
+  /** Pid of the node process that serves now. */
+  nodePid(): number;
+  hot(count: number, template?: string): Promise<void>;
+  leaks(): Promise<LeakReport>;
+  /** Stops it and says what is left on the host in its name. */
+  stop(): Promise<LeakReport>;
+}
+
+/** Where `bin/test` keeps the built templates. */
+export const TEMPLATES_HOME = process.env.COPPICE_TEST_HOME ?? '/var/tmp/coppice-test';
+
+/** A fresh home that shares the built templates, in a folder short enough for unix sockets. */
+export function freshHome(): Home {
+  if (!existsSync(join(TEMPLATES_HOME, 'templates'))) throw new Error(`no templates in ${TEMPLATES_HOME}; run bin/test`);
+  const folder = mkdtempSync(join(tmpdir(), 'cpt'));
+  for (const part of ['images', 'templates']) symlinkSync(join(TEMPLATES_HOME, part), join(folder, part));
+  mkdirSync(join(folder, 'node'), { recursive: true, mode: 0o700 });
+  return openHome(folder);
+}
+
+export async function startService(env: Readonly<Record<string, string>> = {}): Promise<TestService> {
+  const home = freshHome();
+  const before: Record<string, string | undefined> = {};
+  for (const [name, value] of Object.entries(env)) {
+    before[name] = process.env[name];
+    process.env[name] = value;
+  }
+  const log = createLog({ name: 'supervisor', file: join(home.logs, 'supervisor.log') });
+  const service = new Service({ home, host: '127.0.0.1', port: 0, log });
+  try {
+    const port = await service.start(AbortSignal.timeout(120_000));
+    const url = `http://127.0.0.1:${port}`;
+    const apiKey = localKey(home);
+    const node = connectNodeApi(home.nodeSocket);
+    return {
+      home,
+      port,
+      url,
+      apiKey,
+      sdk: { apiUrl: url, sandboxUrl: url, apiKey, requestTimeoutMs: 120_000 },
+      node,
+      nodePid: () => service.nodePid,
+      hot: (count, template) =>
+        until(
+          `${count} hot entries`,
+          async () => {
+            const templates = await node.listTemplates();
+            return templates.every((one) => (template && !one.aliases.includes(template)) || one.hot >= count);
+          },
+          120_000,
+        ),
+      leaks: () => node.leaks(),
+      stop: async () => {
+        await node.close();
+        await service.stop();
+        const report = await leaksOfHome(home, silentLog);
+        rmSync(home.folder, { recursive: true, force: true });
+        return report;
+      },
+    };
+  } catch (error) {
+    await service.stop();
+    const tail = (name: string): string => {
+      const file = join(home.logs, `${name}.log`);
+      return existsSync(file) ? readFileSync(file, 'utf8').slice(-2_000) : '';
+    };
+    throw new Error(`the service did not start: ${(error as Error).message}\n${tail('node')}\n${tail('control')}`, { cause: error });
+  } finally {
+    for (const [name, value] of Object.entries(before)) {
+      if (value === undefined) delete process.env[name];
+      else process.env[name] = value;
+    }
+  }
+}
+
+const exec = promisify(execFile);
+
+/** Runs bin/coppice and gives what it printed; a failure has `code`, `stdout` and `stderr`. */
+export function coppice(args: readonly string[], env: Readonly<Record<string, string>>): Promise<{ stdout: string; stderr: string }> {
+  const program = join(import.meta.dirname, '..', '..', 'bin', 'coppice');
+  return exec(program, args, { env: { ...process.env, ...env }, maxBuffer: 64 * 2 ** 20 });
+}
