@@ -167,9 +167,11 @@ class Keeper {
 
 /** For the children: tells the supervisor, and hears when it wants an end or is gone. */
 export function superviseMe(stop: () => Promise<void>): (message: ChildMessage) => void {
-  let stopping: Promise<void> | undefined;
+  let ending = false;
   const end = (): void => {
-    stopping ??= stop().finally(() => process.exit(0));
+    if (ending) return;
+    ending = true;
+    void stop().finally(() => process.exit(0));
   };
   process.on('message', (message: SupervisorMessage) => {
     if (message.type === 'stop') end();
@@ -177,6 +179,8 @@ export function superviseMe(stop: () => Promise<void>): (message: ChildMessage) 
   process.on('disconnect', end);
   process.on('SIGTERM', end);
   process.on('SIGINT', end);
+  // The supervisor may have died while this process was still starting.
+  if (process.channel === undefined || !process.connected) end();
   return (message) => {
     process.send?.(message);
   };

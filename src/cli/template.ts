@@ -6,6 +6,7 @@ import { createLog } from '../telemetry/log.ts';
 import type { ResolvedTemplate } from '../templates/catalogue.ts';
 import { BUILT_IN_TEMPLATES } from '../templates/definitions.ts';
 import { openHost } from './host.ts';
+import { holdServiceLock } from './lock.ts';
 import { createProgress } from './progress.ts';
 import { type OutputOptions, print, table } from './report.ts';
 import { setUpPackages } from './set-up.ts';
@@ -47,12 +48,20 @@ export async function build(
   const progress = createProgress();
   await setUpPackages(progress, abort.signal);
   const host = openHost(home, log);
+  // A running node clones from the builds that are there: none may be replaced under it.
+  const lock = holdServiceLock(home);
   const wanted = BUILT_IN_TEMPLATES.filter((one) => names.length === 0 || names.includes(one.name));
   const built: ResolvedTemplate[] = [];
-  for (const definition of wanted) {
-    built.push(await host.buildTemplate(definition, { progress, signal: abort.signal, force: options.force === true }));
+  try {
+    for (const definition of wanted) {
+      built.push(
+        await host.buildTemplate(definition, { progress, signal: abort.signal, force: options.force === true }),
+      );
+    }
+  } finally {
+    progress.stop();
+    lock.release();
   }
-  progress.stop();
   print(options, built, () =>
     built.map((one) => `${one.template.name}  ${one.template.templateID}  ${one.build.buildID}`).join('\n'),
   );

@@ -400,7 +400,7 @@ export class Node implements NodeApi {
 
   /** At start: every row of the process before is adopted or swept, and so is everything that has no row. */
   async #repair(): Promise<void> {
-    const { backend, fabric, machinesFolder } = this.#options;
+    const { backend, fabric } = this.#options;
     for (const row of this.#rows.all()) {
       const machine = AT_START[row.state] === 'adopt' && row.record ? await backend.adopt(row.record) : undefined;
       const template = this.#options.templates.find((known) => known.templateID === row.templateID);

@@ -11,6 +11,7 @@ import { CoppiceError, isCoppiceError } from '../contract/errors.ts';
 import { prestartInterpreter } from '../envd/interpreter/index.ts';
 import type { GoldenCheckpoint, IsolationBackend, Machine, MachineImage } from '../isolation/backend.ts';
 import type { Log } from '../telemetry/log.ts';
+import { sweepArtifacts } from '../templates/artifact-store.ts';
 import { type Catalogue, openCatalogue, type ResolvedTemplate } from '../templates/catalogue.ts';
 import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
 import { buildImage } from '../templates/image.ts';
@@ -118,6 +119,7 @@ export class TemplateBuilds {
     onProgress({ label: `template ${name} is ready`, done: true });
     log.info({ template: name, buildID: pending.buildID }, 'template built');
     for (const stale of await catalogue.staleBuilds()) await catalogue.removeBuild(stale);
+    await sweepArtifacts(imagesFolder, new Set([...catalogue.imageFiles(), image.kernel]));
     return built;
   }
 

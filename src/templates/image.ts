@@ -115,7 +115,10 @@ interface Common {
 }
 
 /** Path of the guest kernel, fetched if it is not there: for whoever needs one before any template is built. */
-export async function guestKernel(imagesFolder: string, signal: AbortSignal = new AbortController().signal): Promise<string> {
+export async function guestKernel(
+  imagesFolder: string,
+  signal: AbortSignal = new AbortController().signal,
+): Promise<string> {
   const root = resolve(imagesFolder);
   await mkdir(root, { recursive: true, mode: 0o755 });
   const kernel = await obtainKernel(root, { suite: KERNEL_SUITE, force: false, signal });

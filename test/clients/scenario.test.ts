@@ -13,7 +13,16 @@ test('coppice start --once --json proves itself, tears down and says so', async 
   assert.match(panel.accelerator, /^(kvm|tcg)$/);
   for (const field of ['create_ms', 'first_exec_ms', 'first_run_code_ms']) assert.ok(panel[field] > 0, field);
   assert.ok(panel.receipt.guest > 0, 'the receipt has the stage in which the guest answered');
-  assert.deepEqual(panel.leaks, { processes: 0, taps: 0, addresses: 0, rules: 0, mounts: 0, files: 0, cgroups: 0, details: [] });
+  assert.deepEqual(panel.leaks, {
+    processes: 0,
+    taps: 0,
+    addresses: 0,
+    rules: 0,
+    mounts: 0,
+    files: 0,
+    cgroups: 0,
+    details: [],
+  });
   assert.equal(panel.proof.length, 8);
   const { stdout: later } = await coppice(['leaks', '--json'], { COPPICE_HOME: home.folder });
   assert.deepEqual(JSON.parse(later), panel.leaks);

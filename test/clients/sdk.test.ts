@@ -9,21 +9,34 @@ const service = await startService();
 test.after(async () => assert.deepEqual((await service.stop()).details, []));
 
 test('e2b 2.51.0: create, exec, files, list, timeout, connect, kill', async () => {
-  const sandbox = await Sandbox.create('base', { ...service.sdk, metadata: { of: 'this test' }, envs: { MINE: 'yes' } });
+  const sandbox = await Sandbox.create('base', {
+    ...service.sdk,
+    metadata: { of: 'this test' },
+    envs: { MINE: 'yes' },
+  });
   const run = await sandbox.commands.run('echo out; echo err >&2; echo $MINE; id -un; pwd');
   assert.deepEqual([run.stdout, run.stderr, run.exitCode], ['out\nyes\nuser\n/home/user\n', 'err\n', 0]);
-  await assert.rejects(sandbox.commands.run('exit 7'), (error) => error instanceof CommandExitError && error.exitCode === 7);
+  await assert.rejects(
+    sandbox.commands.run('exit 7'),
+    (error) => error instanceof CommandExitError && error.exitCode === 7,
+  );
   assert.equal((await sandbox.commands.run('sudo id -u')).stdout, '0\n');
   assert.equal((await sandbox.commands.run('cat', { stdin: true, background: true })).pid > 0, true);
 
   await sandbox.files.write('folder/note.txt', 'hello');
   assert.equal(await sandbox.files.read('folder/note.txt'), 'hello');
   assert.equal((await sandbox.commands.run('cat ~/folder/note.txt')).stdout, 'hello');
-  assert.deepEqual((await sandbox.files.list('folder')).map((entry) => entry.name), ['note.txt']);
+  assert.deepEqual(
+    (await sandbox.files.list('folder')).map((entry) => entry.name),
+    ['note.txt'],
+  );
   assert.equal(await sandbox.files.exists('nothing'), false);
 
   const listed = await Sandbox.list({ ...service.sdk, query: { metadata: { of: 'this test' } } }).nextItems();
-  assert.deepEqual(listed.map((one) => one.sandboxId), [sandbox.sandboxId]);
+  assert.deepEqual(
+    listed.map((one) => one.sandboxId),
+    [sandbox.sandboxId],
+  );
   await sandbox.setTimeout(600_000);
   const { endAt } = await sandbox.getInfo();
   assert.ok(Math.abs(endAt.getTime() - Date.now() - 600_000) < 30_000);
@@ -37,7 +50,14 @@ test('e2b 2.51.0: create, exec, files, list, timeout, connect, kill', async () =
 test('e2b 2.51.0: a terminal, its size, and Ctrl-C', async () => {
   const sandbox = await Sandbox.create('base', service.sdk);
   let screen = '';
-  const terminal = await sandbox.pty.create({ cols: 80, rows: 24, onData: (bytes) => void (screen += Buffer.from(bytes).toString()), timeoutMs: 0 });
+  const terminal = await sandbox.pty.create({
+    cols: 80,
+    rows: 24,
+    onData: (bytes) => {
+      screen += Buffer.from(bytes).toString();
+    },
+    timeoutMs: 0,
+  });
   const type = (text: string): Promise<void> => sandbox.pty.sendInput(terminal.pid, Buffer.from(text));
   const seen = async (what: RegExp): Promise<void> => {
     const deadline = Date.now() + 60_000;
@@ -110,17 +130,26 @@ test('e2b 2.45.0: create, exec, kill by the older verbs', async () => {
 
 test('a server in the sandbox is reached through its port, by headers and by path', async () => {
   const sandbox = await Sandbox.create('base', service.sdk);
-  const server = await sandbox.commands.run('cd /tmp && echo served > page && exec python3 -m http.server 8123 --bind 127.0.0.1', { background: true, timeoutMs: 0 });
+  const server = await sandbox.commands.run(
+    'cd /tmp && echo served > page && exec python3 -m http.server 8123 --bind 127.0.0.1',
+    { background: true, timeoutMs: 0 },
+  );
   const byPath = `${service.url}/sandbox/${sandbox.sandboxId}/8123/page`;
   const deadline = Date.now() + 60_000;
   let response = await fetch(byPath);
   while (response.status === 502 && Date.now() < deadline) response = await fetch(byPath);
   assert.deepEqual([response.status, await response.text()], [200, 'served\n']);
-  const byHeaders = await fetch(`${service.url}/page`, { headers: { 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': '8123' } });
+  const byHeaders = await fetch(`${service.url}/page`, {
+    headers: { 'E2b-Sandbox-Id': sandbox.sandboxId, 'E2b-Sandbox-Port': '8123' },
+  });
   assert.equal(await byHeaders.text(), 'served\n');
   await server.kill();
   await sandbox.kill();
   const dead = await fetch(byPath);
   assert.equal(dead.status, 502);
-  assert.deepEqual(await dead.json(), { sandboxId: sandbox.sandboxId, message: 'The sandbox was not found', code: 502 });
+  assert.deepEqual(await dead.json(), {
+    sandboxId: sandbox.sandboxId,
+    message: 'The sandbox was not found',
+    code: 502,
+  });
 });

@@ -4,8 +4,8 @@ import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync }
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { localKey } from '../../src/cli/local-service.ts';
 import { leaksOfHome } from '../../src/cli/leaks.ts';
+import { localKey } from '../../src/cli/local-service.ts';
 import { Service } from '../../src/cli/service.ts';
 import type { LeakReport } from '../../src/contract/node-api.ts';
 import { connectNodeApi } from '../../src/contract/node-rpc/client.ts';
@@ -39,7 +39,8 @@ export const TEMPLATES_HOME = process.env.COPPICE_TEST_HOME ?? '/var/tmp/coppice
 
 /** A fresh home that shares the built templates, in a folder short enough for unix sockets. */
 export function freshHome(): Home {
-  if (!existsSync(join(TEMPLATES_HOME, 'templates'))) throw new Error(`no templates in ${TEMPLATES_HOME}; run bin/test`);
+  if (!existsSync(join(TEMPLATES_HOME, 'templates')))
+    throw new Error(`no templates in ${TEMPLATES_HOME}; run bin/test`);
   const folder = mkdtempSync(join(tmpdir(), 'cpt'));
   for (const part of ['images', 'templates']) symlinkSync(join(TEMPLATES_HOME, part), join(folder, part));
   mkdirSync(join(folder, 'node'), { recursive: true, mode: 0o700 });
@@ -92,7 +93,9 @@ export async function startService(env: Readonly<Record<string, string>> = {}): 
       const file = join(home.logs, `${name}.log`);
       return existsSync(file) ? readFileSync(file, 'utf8').slice(-2_000) : '';
     };
-    throw new Error(`the service did not start: ${(error as Error).message}\n${tail('node')}\n${tail('control')}`, { cause: error });
+    throw new Error(`the service did not start: ${(error as Error).message}\n${tail('node')}\n${tail('control')}`, {
+      cause: error,
+    });
   } finally {
     for (const [name, value] of Object.entries(before)) {
       if (value === undefined) delete process.env[name];
@@ -104,7 +107,10 @@ export async function startService(env: Readonly<Record<string, string>> = {}): 
 const exec = promisify(execFile);
 
 /** Runs bin/coppice and gives what it printed; a failure has `code`, `stdout` and `stderr`. */
-export function coppice(args: readonly string[], env: Readonly<Record<string, string>>): Promise<{ stdout: string; stderr: string }> {
+export function coppice(
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<{ stdout: string; stderr: string }> {
   const program = join(import.meta.dirname, '..', '..', 'bin', 'coppice');
   return exec(program, args, { env: { ...process.env, ...env }, maxBuffer: 64 * 2 ** 20 });
 }

@@ -87,7 +87,7 @@ export function qemuArguments(config: MachineConfig): string[] {
     ['-name', `coppice-${config.id}`],
     ['-nodefaults', '-no-user-config', '-no-reboot'],
     ['-display', 'none'],
-    ['-runas', '64000:64000'],
+    ...privilegeArguments(config.uid),
     ['-M', `${MACHINE},memory-backend=ram`],
     ...acceleratorArguments(host),
     ['-smp', String(shape.cpuCount)],

@@ -201,7 +201,7 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
             return qmp.execute('cont', undefined, wait);
           }),
         ]);
-        await Promise.all([steps, Promise.resolve().then(() => mark('limited'))]);
+        await Promise.all([steps, groups.add(spec.id, identity.pid).then(() => mark('limited'))]);
         mark('running');
         qmp.close();
         release();
