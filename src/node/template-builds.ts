@@ -7,8 +7,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AgentClient } from '../channel/agent.ts';
 import { connectAgent } from '../channel/client.ts';
-import { CoppiceError, isCoppiceError } from '../contract/errors.ts';
-import { prestartInterpreter } from '../envd/interpreter/index.ts';
+import { isCoppiceError } from '../contract/errors.ts';
 import type { GoldenCheckpoint, IsolationBackend, Machine, MachineImage } from '../isolation/backend.ts';
 import type { Log } from '../telemetry/log.ts';
 import { sweepArtifacts } from '../templates/artifact-store.ts';
@@ -16,6 +15,7 @@ import { type Catalogue, openCatalogue, type ResolvedTemplate } from '../templat
 import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
 import { buildImage } from '../templates/image.ts';
 import type { ReadyTemplate } from './nursery.ts';
+import { warmUp } from './warm-up.ts';
 
 export interface TemplateBuildsOptions {
   readonly backend: IsolationBackend;
@@ -39,9 +39,6 @@ const BOOT_DEADLINE_MS = 120_000;
 const WARM_DEADLINE_MS = 180_000;
 /** What a boot and its warm-up take under emulation, for the estimate on the screen. Seconds. */
 const GOLDEN_GUESS_SECONDS = 25;
-
-/** Run once before the checkpoint, so that the pages of a first command are in the guest's cache when a clone begins. */
-const WARM_COMMANDS: readonly string[] = ['echo warm', 'ls -l /home/user; id; cat /etc/hostname; true | cat'];
 
 export class TemplateBuilds {
   readonly #options: TemplateBuildsOptions;
@@ -193,30 +190,4 @@ function readyFrom({ template, build }: ResolvedTemplate, golden: GoldenCheckpoi
 async function firstSession(machine: Machine, log: Log, signal: AbortSignal): Promise<AgentClient> {
   const stream = await machine.openChannel(signal);
   return connectAgent(stream, { log, signal, deadlineMs: BOOT_DEADLINE_MS });
-}
-
-/** Nothing that a user could see may be left: no file, no history, no seeded generator. */
-async function warmUp(
-  agent: AgentClient,
-  definition: TemplateDefinition,
-  log: Log,
-  signal: AbortSignal,
-): Promise<void> {
-  await agent.identity({ hostname: 'coppice', network: null, clockMs: Date.now(), env: {} }, signal);
-  for (const command of WARM_COMMANDS) await runToEnd(agent, command, signal);
-  await agent.metrics(signal);
-  for (const language of definition.languages) await prestartInterpreter(agent, language, { log, signal });
-  // Twice: the second answer comes from translated code and leaves it in the checkpoint's working set.
-  await agent.identity({ hostname: 'coppice', network: null, clockMs: Date.now(), env: {} }, signal);
-  await agent.ping(signal);
-  await agent.quiesce(signal);
-}
-
-async function runToEnd(agent: AgentClient, command: string, signal: AbortSignal): Promise<void> {
-  const child = await agent.spawn({ cmd: '/bin/bash', args: ['-l', '-c', command], stdin: false }, signal);
-  for await (const output of child.output) {
-    if (output.type === 'exit' && output.exitCode !== 0) {
-      throw new CoppiceError('start_failed', `the template's warm-up failed with ${output.exitCode}: ${command}`);
-    }
-  }
 }
