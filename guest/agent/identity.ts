@@ -20,10 +20,10 @@ export function takeIdentity(context: Context, identity: Identity): IdentityResu
   if (identity.network !== undefined) powers.setNetwork(identity.network);
   if (identity.hostname !== undefined) setHostname(context, identity.hostname);
   if (identity.machineID !== undefined) {
-    place(path.join(folders.etc, 'machine-id'), `${identity.machineID}\n`);
+    overwrite(path.join(folders.etc, 'machine-id'), `${identity.machineID}\n`);
     // Where D-Bus is installed; often a link to the other.
     const dbus = path.join(folders.dbus, 'machine-id');
-    if (fs.lstatSync(dbus, { throwIfNoEntry: false })?.isFile()) place(dbus, `${identity.machineID}\n`);
+    if (fs.lstatSync(dbus, { throwIfNoEntry: false })?.isFile()) overwrite(dbus, `${identity.machineID}\n`);
   }
   const own = path.join(folders.run, 'coppice');
   const e2b = path.join(folders.run, 'e2b');
@@ -54,11 +54,16 @@ const HOSTS_ADDRESS = '127.0.1.1';
 function setHostname(context: Context, name: string): void {
   context.hostname = name;
   context.powers.setHostname(name);
-  place(path.join(context.folders.etc, 'hostname'), `${name}\n`, 0o644);
+  overwrite(path.join(context.folders.etc, 'hostname'), `${name}\n`);
   const hosts = path.join(context.folders.etc, 'hosts');
   const lines = readOr(hosts, '127.0.0.1\tlocalhost\n::1\tlocalhost\n').split('\n');
   const kept = lines.filter((line) => line !== '' && line.split(/\s+/)[0] !== HOSTS_ADDRESS);
-  place(hosts, `${kept.join('\n')}\n${HOSTS_ADDRESS}\t${name}\n`, 0o644);
+  overwrite(hosts, `${kept.join('\n')}\n${HOSTS_ADDRESS}\t${name}\n`);
+}
+
+/** In place: these may be mounts of their own, which cannot be replaced. Nobody reads them before the hand-out. */
+function overwrite(file: string, text: string): void {
+  fs.writeFileSync(file, text, { mode: 0o644 });
 }
 
 /** A reader sees the old text or the new, never half. */
@@ -71,14 +76,7 @@ function place(file: string, text: string, mode = 0o444): void {
     fs.mkdirSync(path.dirname(file), { recursive: true, mode: 0o755 });
     fs.writeFileSync(fresh, text, { mode });
   }
-  try {
-    fs.renameSync(fresh, file);
-  } catch (error) {
-    // A bind mount cannot be replaced, only written to.
-    if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error;
-    fs.unlinkSync(fresh);
-    fs.writeFileSync(file, text);
-  }
+  fs.renameSync(fresh, file);
 }
 
 function readOr(file: string, otherwise: string): string {

@@ -23,7 +23,7 @@ import { Deadlines } from './deadlines.ts';
 import { accessToken, SANDBOX_ID } from './identifiers.ts';
 import { takeCensus } from './leaks.ts';
 import { Member } from './member.ts';
-import { Nursery, type ReadyTemplate } from './nursery.ts';
+import { type GrowthWish, Nursery, type ReadyTemplate } from './nursery.ts';
 import { Pool } from './pool.ts';
 import { ReceiptClock } from './receipt.ts';
 import type { MachineRow, Owner, Rows } from './rows.ts';
@@ -141,9 +141,10 @@ export class Node implements NodeApi {
     const release = this.#pools.get(template.templateID)!.hold();
     try {
       for (let attempt = 1; ; attempt++) {
-        const member = await this.#acquire(template, clock, signal);
+        const acquired = await this.#acquire(template, request, clock, signal);
+        const { member } = acquired;
         try {
-          const sandbox = await this.#handOver(member, template, request, clock, signal);
+          const sandbox = await this.#handOver(acquired, template, request, clock, signal);
           const receipt = clock.finish();
           this.#log.info({ sandboxID: member.id, template: template.aliases[0], receipt }, 'sandbox created');
           return { sandbox, receipt };
@@ -253,11 +254,14 @@ export class Node implements NodeApi {
   // ---- making and handing over
 
   async #growHot(template: ReadyTemplate, signal: AbortSignal): Promise<Member> {
-    const member = await this.#growAdmitted(template, signal);
+    const env = (id: string): Record<string, string> => environment(template, id, {});
+    const member = await this.#growAdmitted(template, { signal, allowInternet: true, env });
     try {
+      // A rehearsal: what the claim will ask of it has then been done once.
+      const agent = await member.agent();
+      await agent.identity({ env: env(member.id), clockMs: Date.now() }, signal);
+      // Parked, it sends nothing; a claim that wants no internet takes its grant back before it wakes.
       member.machine.park();
-      // Parked, it sends nothing; a claim that wants no internet takes this back before it wakes.
-      await this.#allowInternet(member, true);
       if (!this.#rows.move(member.id, 'preparing', 'hot')) throw new Error('the row of a growing entry changed');
     } catch (error) {
       await this.#bury(member, 'growth failed');
@@ -266,11 +270,11 @@ export class Node implements NodeApi {
     return member;
   }
 
-  async #growAdmitted(template: ReadyTemplate, signal: AbortSignal, stage?: (name: string) => void): Promise<Member> {
+  async #growAdmitted(template: ReadyTemplate, wish: GrowthWish): Promise<Member> {
     const ticket = `growing:${crypto.randomUUID()}`;
     this.#admission.take(ticket, template.shape.memoryMB);
     try {
-      const member = await this.#nursery.grow(template, signal, stage);
+      const member = await this.#nursery.grow(template, wish);
       this.#admission.adopt(member.id, template.shape.memoryMB);
       void member.machine.exited.then(({ reason }) => this.#died(member, reason));
       return member;
@@ -279,17 +283,27 @@ export class Node implements NodeApi {
     }
   }
 
-  async #acquire(template: ReadyTemplate, clock: ReceiptClock, signal?: AbortSignal): Promise<Member> {
+  async #acquire(
+    template: ReadyTemplate,
+    request: CreateSandboxRequest,
+    clock: ReceiptClock,
+    signal?: AbortSignal,
+  ): Promise<Acquired> {
     const pool = this.#pools.get(template.templateID)!;
     const hot = pool.take();
     clock.path(hot ? 'hot' : 'cold');
-    if (hot) return hot;
+    if (hot) return { member: hot, path: 'hot' };
     while (!this.#admission.fits(template.shape.memoryMB)) {
       // Idle entries of other templates give way to a sandbox that somebody wants now.
       if (!(await this.#shedOne(pool))) break;
     }
-    const bounded = signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal;
-    return this.#growAdmitted(template, bounded, (name) => clock.stage(name));
+    const member = await this.#growAdmitted(template, {
+      signal: signal ? AbortSignal.any([signal, this.#abort.signal]) : this.#abort.signal,
+      allowInternet: request.network.allowInternetAccess !== false,
+      env: (id) => environment(template, id, request.envVars),
+      stage: (name) => clock.stage(name),
+    });
+    return { member, path: 'cold' };
   }
 
   async #shedOne(except: Pool<Member>): Promise<boolean> {
@@ -298,7 +312,7 @@ export class Node implements NodeApi {
   }
 
   async #handOver(
-    member: Member,
+    { member, path }: Acquired,
     template: ReadyTemplate,
     request: CreateSandboxRequest,
     clock: ReceiptClock,
@@ -320,14 +334,16 @@ export class Node implements NodeApi {
     await this.#allowInternet(member, request.network.allowInternetAccess !== false);
     clock.stage('policy');
     this.#assign(member, template, owner);
-    member.machine.unpark();
-    const deadline = AbortSignal.timeout(HANDOVER_DEADLINE_MS);
-    const agent = await member.agent();
-    await agent.identity(
-      { env: member.env, clockMs: Date.now() },
-      signal ? AbortSignal.any([signal, deadline]) : deadline,
-    );
-    clock.stage('guest');
+    if (path === 'hot') {
+      member.machine.unpark();
+      const deadline = AbortSignal.timeout(HANDOVER_DEADLINE_MS);
+      const agent = await member.agent();
+      await agent.identity(
+        { env: member.env, clockMs: Date.now() },
+        signal ? AbortSignal.any([signal, deadline]) : deadline,
+      );
+      clock.stage('guest');
+    }
     if (!this.#rows.move(member.id, 'creating', 'running'))
       throw new CoppiceError('guest_unresponsive', 'the sandbox was ended while it was made');
     this.#rows.countSpawn(template.templateID);
@@ -346,13 +362,7 @@ export class Node implements NodeApi {
 
   #assign(member: Member, template: ReadyTemplate, owner: Owner): void {
     member.assign({
-      env: {
-        ...template.env,
-        E2B_SANDBOX: 'true',
-        E2B_SANDBOX_ID: member.id,
-        E2B_TEMPLATE_ID: template.templateID,
-        ...owner.env,
-      },
+      env: environment(template, member.id, owner.env),
       ...(owner.secure ? { accessToken: accessToken(this.#options.seed, member.id) } : {}),
     });
   }
@@ -521,6 +531,27 @@ export class Node implements NodeApi {
       generation,
     };
   }
+}
+
+/** A machine for one create: `cold` ones were grown for it, with its environment, and have answered already. */
+interface Acquired {
+  readonly member: Member;
+  readonly path: 'hot' | 'cold';
+}
+
+/** What every process of a sandbox finds in its environment; the caller's wishes win. */
+function environment(
+  template: ReadyTemplate,
+  sandboxID: string,
+  wishes: Readonly<Record<string, string>>,
+): Record<string, string> {
+  return {
+    ...template.env,
+    E2B_SANDBOX: 'true',
+    E2B_SANDBOX_ID: sandboxID,
+    E2B_TEMPLATE_ID: template.templateID,
+    ...wishes,
+  };
 }
 
 type Position = { readonly startedAtMs: number; readonly sandboxID: string };

@@ -4,6 +4,7 @@
  */
 import { randomUUID } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { reseedInterpreters } from '../envd/interpreter/index.ts';
 import type { GoldenCheckpoint, IsolationBackend, Machine, MachineImage, MachineShape } from '../isolation/backend.ts';
@@ -12,6 +13,7 @@ import type { Log } from '../telemetry/log.ts';
 import { newEntropy, newMachineID, newSandboxID } from './identifiers.ts';
 import { Member } from './member.ts';
 import type { Rows } from './rows.ts';
+import { Semaphore } from './semaphore.ts';
 
 /** A template that sandboxes can be made from now. */
 export interface ReadyTemplate {
@@ -27,6 +29,16 @@ export interface ReadyTemplate {
   readonly createdAtMs: number;
 }
 
+export interface GrowthWish {
+  readonly signal: AbortSignal;
+  /** What the fabric lets it do once it is grown. */
+  readonly allowInternet: boolean;
+  /** Environment of its processes, given its id. */
+  readonly env: (sandboxID: string) => Readonly<Record<string, string>>;
+  /** Called as each stage ends. */
+  readonly stage?: (name: string) => void;
+}
+
 export interface NurseryOptions {
   readonly backend: IsolationBackend;
   readonly fabric: NetworkFabric;
@@ -39,25 +51,38 @@ export interface NurseryOptions {
 
 /** Uids per node, from `firstUid` on. */
 const UID_RANGE = 4_096;
-/** Whole growth: restore, first answer, identity. Wide, since emulated guests under load are slow. */
-const GROWTH_DEADLINE_MS = 60_000;
+/** More at once than processors only makes each of them slower. */
+const GROWTHS_AT_ONCE = Math.max(2, availableParallelism());
+/** Whole growth, with the wait for a turn: restore, first answer, identity. Wide: emulated guests under load are slow. */
+const GROWTH_DEADLINE_MS = 120_000;
 
 export class Nursery {
   readonly #options: NurseryOptions;
   readonly #uids: Set<number>;
+  readonly #turns = new Semaphore(GROWTHS_AT_ONCE);
 
   constructor(options: NurseryOptions) {
     this.#options = options;
     this.#uids = options.rows.usedUids();
   }
 
-  /** A running machine that is itself, not yet anybody's. On failure everything of it is undone. */
-  async grow(template: ReadyTemplate, signal: AbortSignal, stage: (name: string) => void = () => {}): Promise<Member> {
+  /** A running machine that is itself and has answered, not yet anybody's. On failure everything of it is undone. */
+  async grow(template: ReadyTemplate, wish: GrowthWish): Promise<Member> {
+    const bounded = AbortSignal.any([wish.signal, AbortSignal.timeout(GROWTH_DEADLINE_MS)]);
+    const done = await this.#turns.take(bounded);
+    try {
+      return await this.#grow(template, wish, bounded);
+    } finally {
+      done();
+    }
+  }
+
+  async #grow(template: ReadyTemplate, wish: GrowthWish, bounded: AbortSignal): Promise<Member> {
+    const { stage = () => {} } = wish;
     const { backend, fabric, rows, log } = this.#options;
     const id = newSandboxID();
     const generation = randomUUID();
     const uid = this.#takeUid();
-    const bounded = AbortSignal.any([signal, AbortSignal.timeout(GROWTH_DEADLINE_MS)]);
     rows.prepare({
       id,
       templateID: template.templateID,
@@ -68,11 +93,15 @@ export class Nursery {
     });
     let attachment: Attachment | undefined;
     let machine: Machine | undefined;
+    let policy: Promise<void> | undefined;
     try {
       const folder = join(this.#options.machinesFolder, id);
       await mkdir(folder, { mode: 0o700 });
       attachment = fabric.enforcing ? await fabric.attach(id, { uid }) : undefined;
       stage('attach');
+      // While it restores: what runs in it until its hand-out is the template's own.
+      if (attachment && wish.allowInternet) policy = fabric.setPolicy(id, { allowInternet: true });
+      policy?.catch(() => {});
       machine = await backend.clone(
         template.golden,
         template.image,
@@ -99,19 +128,19 @@ export class Nursery {
       });
       const agent = await member.begin(bounded);
       stage('session');
-      const entropy = newEntropy();
       await agent.identity(
         {
           hostname: id,
           machineID: newMachineID(),
           generation,
           clockMs: Date.now(),
-          entropy,
+          entropy: newEntropy(),
           network: attachment
             ? { address: attachment.address, prefix: attachment.prefix, gateway: attachment.gateway }
             : null,
           sandboxID: id,
           templateID: template.templateID,
+          env: wish.env(id),
         },
         bounded,
       );
@@ -121,8 +150,11 @@ export class Nursery {
         if (late > 0) throw new Error('a pre-started interpreter did not take its entropy');
         stage('reseed');
       }
+      await policy;
+      member.internet = policy !== undefined;
       return member;
     } catch (error) {
+      await policy?.catch(() => {});
       rows.intendKill(id);
       await this.bury(id, machine, uid);
       throw error;

@@ -17,7 +17,8 @@ test('a hot hit claims a parked machine, gives it its environment and wakes it',
   assert.equal(rig.host.clones, cloned, 'nothing was restored for this create');
   const machine = rig.host.machines.get(sandbox.sandboxID)!;
   assert.equal(machine.parked, false);
-  const [atPool, atClaim] = machine.identities;
+  const [atPool] = machine.identities;
+  const atClaim = machine.identities.at(-1);
   assert.equal(atPool?.hostname, sandbox.sandboxID);
   assert.match(atPool?.machineID ?? '', /^[0-9a-f]{32}$/);
   assert.equal(Buffer.from(atPool?.entropy ?? '', 'base64').length, 64);
