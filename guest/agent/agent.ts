@@ -38,6 +38,8 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
         return;
       case 'quiesce':
         await context.powers.sync();
+        // A clone shares what lies still: what is garbage now would be collected, and so unshared, by every one of them.
+        globalThis.gc?.();
         await transport.flushed();
         answer(stream, {});
         return;
