@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { createApi } from '../api/create-api.ts';
 import { answerClientError } from '../api/errors.ts';
+import type { CreateSandboxRequest, NodeApi } from '../contract/node-api.ts';
 import { connectNodeApi } from '../contract/node-rpc/client.ts';
 import { openControlStore } from '../control/control-store.ts';
 import { createEdge } from '../edge/proxy.ts';
@@ -51,9 +52,33 @@ export async function runControl(options: {
     becomeNobody(home);
     tell({ type: 'ready', port: (server.address() as AddressInfo).port });
     log.info({ host: options.host, port: options.port }, 'control serves');
+    await rehearse(node);
   } catch (error) {
     log.error({ error }, 'control could not start');
     process.send?.({ type: 'failed', message: explain(error, options) }, () => process.exit(1));
+  }
+}
+
+/** Calls of the node that are made while nobody waits. */
+const REHEARSALS = 300;
+
+/**
+ * The first creates would otherwise pay for code that no one has run: the runtimes of control and node compile what is
+ * called often. The template asked for cannot exist, so the node refuses each call and does nothing.
+ */
+async function rehearse(node: Pick<NodeApi, 'createSandbox' | 'status'>): Promise<void> {
+  const request: CreateSandboxRequest = {
+    teamID: 'rehearsal',
+    template: '',
+    timeoutSeconds: 1,
+    secure: true,
+    metadata: { key: 'value' },
+    envVars: { KEY: 'value' },
+    network: {},
+  };
+  for (let count = 0; count < REHEARSALS; count++) {
+    await node.createSandbox(request).catch(() => {});
+    await node.status().catch(() => {});
   }
 }
 

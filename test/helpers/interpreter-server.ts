@@ -74,9 +74,12 @@ export async function openExecution(url: string, body: Record<string, unknown>) 
     body: JSON.stringify(body),
     signal: controller.signal,
   });
+  if (response.status !== 200) throw new Error(`answered ${response.status}: ${await response.text()}`);
   const lines = readLines(response.body!);
   return {
     status: response.status,
+    /** Kept: fetch cancels an unread body when its response is garbage. */
+    response,
     next: async (): Promise<Line> => {
       const { value, done } = await lines.next();
       if (done) throw new Error('the stream ended');
