@@ -11,8 +11,6 @@ export function newSandboxID(): string {
   return id;
 }
 
-export const SANDBOX_ID = /^i[a-z0-9]{20}$/;
-
 /** 32 hex digits, as /etc/machine-id wants them. */
 export function newMachineID(): string {
   return randomUUID().replaceAll('-', '');

@@ -20,7 +20,7 @@ import type { NetworkFabric } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
 import { Admission } from './admission.ts';
 import { Deadlines } from './deadlines.ts';
-import { accessToken, SANDBOX_ID } from './identifiers.ts';
+import { accessToken } from './identifiers.ts';
 import { takeCensus } from './leaks.ts';
 import { Member } from './member.ts';
 import { type GrowthWish, Nursery, type ReadyTemplate } from './nursery.ts';
@@ -470,7 +470,7 @@ export class Node implements NodeApi {
     for (const item of await backend.census(machinesFolder)) strangers.add(item.id);
     for (const attachment of await fabric.attached()) strangers.add(attachment.id);
     for (const id of strangers) {
-      if (known().has(id) || !SANDBOX_ID.test(id)) continue;
+      if (known().has(id)) continue;
       await backend.sweep(id, machinesFolder);
       await fabric.detach(id);
       this.#log.warn({ sandboxID: id }, 'swept a machine that no row accounts for');

@@ -116,8 +116,12 @@ export class TemplateBuilds {
     onProgress({ label: `template ${name} is ready`, done: true });
     log.info({ template: name, buildID: pending.buildID }, 'template built');
     for (const stale of await catalogue.staleBuilds()) await catalogue.removeBuild(stale);
-    await sweepArtifacts(imagesFolder, new Set([...catalogue.imageFiles(), image.kernel]));
     return built;
+  }
+
+  /** Removes image files that no build is made of. Only when every template that is wanted has been built. */
+  async sweep(): Promise<void> {
+    await sweepArtifacts(this.#options.imagesFolder, (await this.#catalogue()).imageFiles());
   }
 
   /** Made from this very image, and restorable by this host's VMM. */

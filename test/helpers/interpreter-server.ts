@@ -74,7 +74,6 @@ export async function openExecution(url: string, body: Record<string, unknown>) 
     body: JSON.stringify(body),
     signal: controller.signal,
   });
-  if (response.status !== 200) throw new Error(`answered ${response.status}: ${await response.text()}`);
   const lines = readLines(response.body!);
   return {
     status: response.status,

@@ -27,6 +27,9 @@ const CONSOLE_CHARACTERS_IN_ERROR = 4_000;
 /** For the end of a process to be noticed after its sockets broke. */
 const SETTLE_MS = 200;
 
+/** QEMU opens the memory for writing even to map it privately: root may whatever the mode, another user only as it says. */
+const MEMORY_MODE = process.getuid?.() === 0 ? 0o444 : 0o644;
+
 export interface GoldenRequest {
   readonly log: Log;
   readonly emulator: string;
@@ -113,7 +116,7 @@ async function captureInto(work: string, request: GoldenRequest) {
   onProgress?.('publishing');
   const names = Object.values(GOLDEN_FILES);
   for (const name of names) {
-    await chmod(join(work, name), 0o444);
+    await chmod(join(work, name), name === GOLDEN_FILES.memory ? MEMORY_MODE : 0o444);
     await syncPath(join(work, name));
   }
   const manifest = await describeGolden(work, { imageHash: image.hash, shape, probe }, request.signal);

@@ -89,10 +89,12 @@ export async function probeHost(options: ProbeOptions): Promise<QemuProbe> {
   else {
     const boot = await trial({ accelerator: 'kvm', tscKHz: guess, cpuModel: cpu.model }, KVM_DEADLINE_MS);
     if (boot.ok) found = result('kvm', boot, guess);
-    else
+    else {
+      log.warn({ reason: boot.reason }, 'KVM did not pass the self-test');
       notices.push(
-        `/dev/kvm is there but did not boot the guest kernel in ${KVM_DEADLINE_MS / 1000} s (${boot.reason}); machines run by emulation (TCG), 10 to 15 times slower`,
+        `/dev/kvm is there, but the guest kernel did not boot on it within ${KVM_DEADLINE_MS / 1000} s: machines run by emulation (TCG), 10 to 15 times slower`,
       );
+    }
   }
   if (!found) {
     const boot = await trial({ accelerator: 'tcg', tscKHz: guess, cpuModel: cpu.model }, TCG_DEADLINE_MS);
