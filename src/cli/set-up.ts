@@ -10,6 +10,7 @@ export async function setUp(home: Home, log: Log, progress: Progress, signal: Ab
   await setUpPackages(progress, signal);
   const host = openHost(home, log);
   for (const definition of BUILT_IN_TEMPLATES) await host.buildTemplate(definition, { progress, signal, force: false });
+  await host.builds.sweep();
 }
 
 export async function setUpPackages(progress: Progress, signal: AbortSignal): Promise<void> {
