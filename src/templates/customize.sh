@@ -35,5 +35,7 @@ printf '[global]\nbreak-system-packages = true\ndisable-pip-version-check = true
 if [ -n "$prepare" ]; then
   inside su user -s /bin/sh -c "cd && $prepare"
 fi
-rm -rf "$root"/tmp/* "$root"/var/tmp/* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
+# mmdebstrap empties /tmp itself, at its end: until then its own apt configuration is there, and without it its last calls
+# of apt would work on the host.
+rm -rf "$root"/var/tmp/* "$root"/var/cache/debconf/*-old "$root"/var/lib/dpkg/*-old
 find "$root/var/log" "$root/var/lib/apt/lists" "$root/var/cache/apt" -type f -delete

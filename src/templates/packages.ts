@@ -10,8 +10,8 @@ export interface HostPackage {
   /** The package is installed when each of these is an executable on the PATH. */
   readonly tools: readonly string[];
   readonly why: string;
-  /** Needed only where the node does not run as root. */
-  readonly rootlessOnly?: boolean;
+  /** Needed only to build root filesystems where the node does not run as root; looked for when one is built. */
+  readonly rootlessBuild?: boolean;
   /** Needed only where the node runs as root. */
   readonly rootOnly?: boolean;
 }
@@ -34,17 +34,20 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     name: 'uidmap',
     tools: ['newuidmap', 'newgidmap'],
     why: 'builds root filesystems without root',
-    rootlessOnly: true,
+    rootlessBuild: true,
   },
 ];
 
-/** Names of the Debian packages whose tools are not on this host, in a stable order. Looks at the PATH only. */
-export async function missingPackages(): Promise<string[]> {
+/**
+ * Names of the Debian packages whose tools are not on this host, in a stable order. Looks at the PATH only.
+ * `rootlessBuild`: also what building a root filesystem without root wants.
+ */
+export async function missingPackages(options: { readonly rootlessBuild?: boolean } = {}): Promise<string[]> {
   const isRoot = process.getuid?.() === 0;
   const folders = [...new Set((toolEnvironment().PATH ?? '').split(':').filter(Boolean))];
   const missing: string[] = [];
   for (const entry of HOST_PACKAGES) {
-    if (isRoot ? entry.rootlessOnly : entry.rootOnly) continue;
+    if (entry.rootlessBuild ? isRoot || !options.rootlessBuild : !isRoot && entry.rootOnly) continue;
     const found = await Promise.all(entry.tools.map((tool) => onPath(tool, folders)));
     if (found.includes(false)) missing.push(entry.name);
   }

@@ -3,12 +3,14 @@
  * image. As root the build runs in PID and mount namespaces of its own, so that it ends as a whole, mounts included, even
  * when this process is killed. Without root mmdebstrap maps user ids (newuidmap, /etc/subuid).
  */
+
 import { chmod, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type AptSource, debianSources, formatSources, hostAptOptions } from './apt-sources.ts';
 import type { TemplateDefinition } from './definitions.ts';
 import { makeExt4 } from './ext4.ts';
+import { installPackages, missingPackages } from './packages.ts';
 import { run } from './run.ts';
 
 /** Changes when the same definition would give another filesystem. */
@@ -73,6 +75,8 @@ export async function writeRootfs(
     await makeExt4(root, image, { label: LABEL, signal });
     return { packages: String(await countPackages(root)), mirror: mirrorOf(sources) };
   }
+  // Throws with the command that installs what is missing.
+  await installPackages(signal, undefined, await missingPackages({ rootlessBuild: true }));
   await buildUnprivileged(image, definition.suite, { args, from, input, onLine, ...options });
   return { mirror: mirrorOf(sources) };
 }
