@@ -33,6 +33,25 @@ export class FakeHost {
   readonly failNext = new Set<'clone' | 'attach' | 'setPolicy' | 'channel'>();
   /** Machines made while this is true never answer. */
   mute = false;
+  /** Counts the processes that have driven this host; what an earlier one left under way stops where it is. */
+  #process = 0;
+
+  /** What a new process sees of the host. The one before is dead from now on. */
+  drive(): { readonly backend: IsolationBackend; readonly fabric: NetworkFabric } {
+    const mine = ++this.#process;
+    const living = <T extends object>(target: T): T =>
+      new Proxy(target, {
+        get: (object, key) => {
+          const value = Reflect.get(object, key);
+          if (typeof value !== 'function') return value;
+          return (...args: unknown[]) => {
+            if (mine !== this.#process) return new Promise(() => {});
+            return value.apply(object, args);
+          };
+        },
+      });
+    return { backend: living(this.backend), fabric: living(this.fabric) };
+  }
 
   readonly backend: IsolationBackend = {
     name: 'fake',
@@ -56,7 +75,9 @@ export class FakeHost {
         },
         parked: false,
       };
+      const process = this.#process;
       await mkdir(spec.folder, { recursive: true });
+      if (process !== this.#process) return await new Promise<never>(() => {});
       this.machines.set(spec.id, machine);
       return this.#handle(machine);
     },

@@ -27,9 +27,8 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}): Promise<
   const open = async (): Promise<{ node: Node; rows: Rows }> => {
     const rows = new Rows(file);
     const node = new Node({
-      backend: host.backend,
+      ...host.drive(),
       accelerator: 'fake',
-      fabric: host.fabric,
       rows,
       templates: [fakeTemplate('base'), fakeTemplate('other')],
       machinesFolder: join(folder, 'machines'),
