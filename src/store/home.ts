@@ -1,8 +1,8 @@
 /** Where everything of one Coppice lives. `COPPICE_HOME`, else /var/lib/coppice as root, else the XDG data folder. */
 import { createHash } from 'node:crypto';
-import { mkdirSync } from 'node:fs';
+import { chmodSync, mkdirSync, statSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { isAbsolute, join, resolve } from 'node:path';
+import { dirname, isAbsolute, join, resolve } from 'node:path';
 import { CoppiceError } from '../contract/errors.ts';
 
 export interface Home {
@@ -67,6 +67,7 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
   };
   // 0711: the unprivileged VMMs must be able to walk to their own files, and list nothing.
   mkdirSync(folder, { recursive: true, mode: 0o711 });
+  if (process.getuid?.() === 0) openTheWay(folder);
   for (const [name, mode] of [
     ['control', 0o700],
     ['node', 0o700],
@@ -80,4 +81,18 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     mkdirSync(at(name), { recursive: true, mode });
   }
   return home;
+}
+
+/** The home itself is ours to open; what lies above it is not. */
+function openTheWay(folder: string): void {
+  const { mode } = statSync(folder);
+  if ((mode & 0o011) !== 0o011) chmodSync(folder, (mode & 0o777) | 0o011);
+  for (let above = dirname(folder); above !== dirname(above); above = dirname(above)) {
+    if ((statSync(above).mode & 0o001) === 0) {
+      throw new CoppiceError(
+        'host_unfit',
+        `COPPICE_HOME is ${folder}, but only its owner may enter ${above}, and most of Coppice holds no root; choose another`,
+      );
+    }
+  }
 }
