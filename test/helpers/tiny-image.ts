@@ -8,16 +8,15 @@
  * Lines understood: `echo TEXT`; `write TEXT` (appends to the writable layer, then `ok`); `read` (the layer's lines, joined
  * by `,`); `drives` (serials of the drives); `clock` (uptime in seconds).
  */
-import { execFile } from 'node:child_process';
+
 import { createHash } from 'node:crypto';
 import { access, chmod, mkdir, readdir, readFile, rename, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { promisify } from 'node:util';
 import type { MachineImage } from '../../src/isolation/backend.ts';
 import { type CpioEntry, cpioArchive } from '../../src/isolation/microvm/cpio.ts';
+import { type DebOptions, type UnpackedDeb, unpackDeb } from '../../src/templates/debs.ts';
 
-const run = promisify(execFile);
 /** In the order in which they must be loaded. */
 const MODULES = [
   'virtio/virtio_ring.ko',
@@ -103,20 +102,16 @@ async function sources(): Promise<{ readonly kernelRoot: string; readonly busybo
   const cache = join(tmpdir(), 'coppice-test-cache');
   const kernelRoot = process.env.COPPICE_TEST_KERNEL_ROOT ?? join(cache, 'kernel');
   const busyboxRoot = join(cache, 'busybox');
-  if (!process.env.COPPICE_TEST_KERNEL_ROOT) await unpackPackage(await kernelPackage(), kernelRoot);
-  if (!process.env.COPPICE_TEST_BUSYBOX) await unpackPackage('busybox-static', busyboxRoot);
+  if (!process.env.COPPICE_TEST_KERNEL_ROOT) {
+    await unpackOnce(kernelRoot, (options) => unpackDeb('linux-image-cloud-amd64', options, /^linux-image-\d/));
+  }
+  if (!process.env.COPPICE_TEST_BUSYBOX)
+    await unpackOnce(busyboxRoot, (options) => unpackDeb('busybox-static', options));
   return { kernelRoot, busybox: process.env.COPPICE_TEST_BUSYBOX ?? join(busyboxRoot, 'bin/busybox') };
 }
 
-async function kernelPackage(): Promise<string> {
-  const { stdout } = await run('apt-cache', ['depends', 'linux-image-cloud-amd64']);
-  const name = /Depends: (linux-image-[\w.-]+)/.exec(stdout)?.[1];
-  if (!name) throw new Error('apt knows no linux-image-cloud-amd64; set COPPICE_TEST_KERNEL_ROOT');
-  return name;
-}
-
-/** Downloads and unpacks a package once; two test files may do so at the same time. */
-async function unpackPackage(name: string, target: string): Promise<void> {
+/** Two test files may do so at the same time. */
+async function unpackOnce(target: string, unpack: (options: DebOptions) => Promise<UnpackedDeb>): Promise<void> {
   if (
     await access(target).then(
       () => true,
@@ -126,9 +121,7 @@ async function unpackPackage(name: string, target: string): Promise<void> {
     return;
   const work = `${target}.${process.pid}`;
   await mkdir(work, { recursive: true });
-  await run('apt-get', ['download', name], { cwd: work });
-  const archive = (await readdir(work)).find((file) => file.endsWith('.deb'))!;
-  await run('dpkg-deb', ['-x', join(work, archive), join(work, 'root')]);
-  await rename(join(work, 'root'), target).catch(() => {});
+  const { folder } = await unpack({ work, suite: 'bookworm' });
+  await rename(folder, target).catch(() => {});
   await rm(work, { recursive: true, force: true });
 }
