@@ -1,5 +1,6 @@
 /** The unprivileged users that processes become when Coppice runs as root. Numbers only: no account is added to the host. */
 import { readFileSync } from 'node:fs';
+import { setPriority } from 'node:os';
 
 export interface Accounts {
   /** Control, which faces clients. */
@@ -35,4 +36,12 @@ function isMapped(uid: number): boolean {
   } catch {
     return false;
   }
+}
+
+/** Niceness of node and control: a guest that computes must not keep its sibling's owner waiting. */
+const SERVICE_NICENESS = -10;
+
+/** Before everything else in node and control, while they may. VMMs that the node starts get the usual niceness back. */
+export function preferMe(): void {
+  if (process.getuid?.() === 0) setPriority(SERVICE_NICENESS);
 }

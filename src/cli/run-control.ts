@@ -11,7 +11,7 @@ import { openControlStore } from '../control/control-store.ts';
 import { createEdge } from '../edge/proxy.ts';
 import { type Home, openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
-import { accounts } from './accounts.ts';
+import { accounts, preferMe } from './accounts.ts';
 import { superviseMe } from './service.ts';
 import { readSettings } from './settings.ts';
 
@@ -20,6 +20,7 @@ export async function runControl(options: {
   readonly host: string;
   readonly port: number;
 }): Promise<void> {
+  preferMe();
   const home = openHome(options.home);
   const log = createLog({ name: 'control', file: join(home.logs, 'control.log') });
   const settings = readSettings(options);

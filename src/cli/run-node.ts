@@ -10,12 +10,13 @@ import { Rows } from '../node/rows.ts';
 import { createTraffic } from '../node/traffic-for-node.ts';
 import { openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
-import { accounts } from './accounts.ts';
+import { accounts, preferMe } from './accounts.ts';
 import { openHost } from './host.ts';
 import { superviseMe } from './service.ts';
 import { readSettings } from './settings.ts';
 
 export async function runNode(options: { readonly home: string }): Promise<void> {
+  preferMe();
   const home = openHome(options.home);
   const log = createLog({ name: 'node', file: join(home.logs, 'node.log') });
   try {

@@ -32,6 +32,8 @@ export class Member {
   readonly memoryMB: number;
   readonly machine: Machine;
   readonly attachment: Attachment | undefined;
+  /** When the guest was last told the time; ms since the epoch. A member is made just before it is told. */
+  readonly clockSetAtMs = Date.now();
   /** What the fabric lets it do now; a fresh attachment is denied everything. */
   internet = false;
   readonly #log: Log;

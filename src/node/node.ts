@@ -47,6 +47,8 @@ export interface NodeOptions {
 
 /** The guest's answer at hand-out: generous, since a loaded host wakes an emulated guest late; then the next entry is tried. */
 const HANDOVER_DEADLINE_MS = 5_000;
+/** A parked clock drifts by some millionths; after this long it is compared again at the claim. */
+const CLOCK_DRIFTS_MS = 10 * 60_000;
 /** How often rows and host are compared while nothing happens. */
 const RECONCILE_MS = 30_000;
 /** Entries that may fail at hand-out before a create gives up. */
@@ -146,7 +148,10 @@ export class Node implements NodeApi {
         try {
           const sandbox = await this.#handOver(acquired, template, request, clock, signal);
           const receipt = clock.finish();
-          this.#log.info({ sandboxID: member.id, template: template.aliases[0], receipt }, 'sandbox created');
+          // After the answer: nobody waits for a line in a log.
+          setImmediate(() => {
+            this.#log.info({ sandboxID: member.id, template: template.aliases[0], receipt }, 'sandbox created');
+          });
           return { sandbox, receipt };
         } catch (error) {
           await this.#bury(member, 'hand-over failed');
@@ -259,7 +264,8 @@ export class Node implements NodeApi {
     try {
       // A rehearsal: what the claim will ask of it has then been done once.
       const agent = await member.agent();
-      await agent.identity({ env: env(member.id), clockMs: Date.now() }, signal);
+      await agent.identity({ env: env(member.id) }, signal);
+      await agent.ping(signal);
       // Parked, it sends nothing; a claim that wants no internet takes its grant back before it wakes.
       member.machine.park();
       if (!this.#rows.move(member.id, 'preparing', 'hot')) throw new Error('the row of a growing entry changed');
@@ -338,10 +344,12 @@ export class Node implements NodeApi {
       member.machine.unpark();
       const deadline = AbortSignal.timeout(HANDOVER_DEADLINE_MS);
       const agent = await member.agent();
-      await agent.identity(
-        { env: member.env, clockMs: Date.now() },
-        signal ? AbortSignal.any([signal, deadline]) : deadline,
-      );
+      const bounded = signal ? AbortSignal.any([signal, deadline]) : deadline;
+      // Its environment is there already unless the caller adds to it, and its clock ran on while it was parked.
+      const stale = now - member.clockSetAtMs > CLOCK_DRIFTS_MS;
+      if (stale || Object.keys(owner.env).length > 0) {
+        await agent.identity({ env: member.env, clockMs: Date.now() }, bounded);
+      } else await agent.ping(bounded);
       clock.stage('guest');
     }
     if (!this.#rows.move(member.id, 'creating', 'running'))

@@ -1,6 +1,7 @@
 /** Starts one QEMU process: its own session, no pipe that the node's death could break, everything else cleared. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { closeSync, constants, openSync } from 'node:fs';
+import { getPriority, setPriority } from 'node:os';
 import type { Duplex, Readable } from 'node:stream';
 import { CoppiceError } from '../../../contract/errors.ts';
 import { type ProcessIdentity, readProcess } from '../../process-table.ts';
@@ -82,6 +83,8 @@ export function launch(config: LaunchConfig, files: LaunchFiles): Launched {
       stdio: ['ignore', output, output, 'pipe', capture, ...restore],
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', MALLOC_ARENA_MAX: '1' },
     });
+    // The node may run before others; what it starts does not. Threads to come inherit it.
+    if (child.pid !== undefined && getPriority() < 0) setPriority(child.pid, 0);
   } finally {
     for (const fd of opened) closeSync(fd);
   }
