@@ -1,6 +1,6 @@
 /** The node process: owns this host's machines; reached by two unix sockets and nothing else. */
 import { chmodSync, chownSync, rmSync } from 'node:fs';
-import type { Server } from 'node:http';
+import type { Server } from 'node:net';
 import { join } from 'node:path';
 import { isCoppiceError } from '../contract/errors.ts';
 import { createNodeRpcServer } from '../contract/node-rpc/server.ts';
@@ -44,22 +44,18 @@ export async function runNode(options: { readonly home: string }): Promise<void>
     });
     await node.start();
     const traffic = createTraffic(node, log);
-    const servers = [
-      await listen(
-        createNodeRpcServer(node, {
-          onError: (method, error) => {
-            if (!isCoppiceError(error)) log.error({ method, error }, 'a call of the node failed');
-          },
-        }),
-        home.nodeSocket,
-        who?.control,
-      ),
-      await listen(traffic.server, home.trafficSocket, who?.control),
-    ];
+    const rpc = createNodeRpcServer(node, {
+      onError: (method, error) => {
+        if (!isCoppiceError(error)) log.error({ method, error }, 'a call of the node failed');
+      },
+    });
+    await listen(rpc.server, home.nodeSocket, who?.control);
+    await listen(traffic.server, home.trafficSocket, who?.control);
     const tell = superviseMe(async () => {
-      for (const server of servers) server.close();
+      rpc.server.close();
       await node.stop({ keep: false });
-      for (const server of servers) server.closeAllConnections();
+      rpc.closeAllConnections();
+      await traffic.close();
       await fabric.stop();
       rows.close();
       log.info({}, 'the node stopped');
@@ -75,14 +71,12 @@ export async function runNode(options: { readonly home: string }): Promise<void>
 }
 
 /** A socket that control may use and nobody else. */
-async function listen(server: Server, path: string, owner: number | undefined): Promise<Server> {
+async function listen(server: Server, path: string, owner: number | undefined): Promise<void> {
   rmSync(path, { force: true });
-  server.requestTimeout = 0;
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(path, resolve);
   });
   chmodSync(path, 0o600);
   if (owner !== undefined) chownSync(path, owner, owner);
-  return server;
 }

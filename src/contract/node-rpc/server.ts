@@ -1,10 +1,12 @@
-/** The node's side of the node RPC: a NodeApi as a node:http handler. */
-import { createServer, type RequestListener, type Server } from 'node:http';
+/** The node's side of the node RPC: a NodeApi behind a unix socket that only control may open. */
+
+import { createServer, type Server, type Socket } from 'node:net';
+import { create, fromBinary, type MessageInitShape, toBinary } from '@bufbuild/protobuf';
 import type { ServiceImpl } from '@connectrpc/connect';
-import { connectNodeAdapter } from '@connectrpc/connect-node';
-import { NodeService } from '../gen/node_pb.js';
+import { CoppiceError } from '../errors.ts';
+import type { NodeService } from '../gen/node_pb.js';
 import type { NodeApi } from '../node-api.ts';
-import { toConnectError } from './failure.ts';
+import { encodeFailure } from './failure.ts';
 import {
   positionToMessage,
   queryFromMessage,
@@ -13,6 +15,7 @@ import {
   sandboxToMessage,
   templateToMessage,
 } from './mapping.ts';
+import { encodeFrame, type Frame, FrameReader, KIND, METHODS } from './wire.ts';
 
 /** Bytes of one request, and of one answer (a page of 100 sandboxes with large metadata). */
 export const MAX_REQUEST_BYTES = 4 * 1024 * 1024;
@@ -23,74 +26,122 @@ export interface NodeRpcOptions {
   readonly onError?: (method: string, error: unknown) => void;
 }
 
-/** Serves HTTP/1.1 on any path below `/`. The caller's disconnect aborts the signal given to the node. */
-export function createNodeRpcHandler(api: NodeApi, options: NodeRpcOptions = {}): RequestListener {
-  const guard =
-    <A extends unknown[], R>(method: string, act: (...args: A) => Promise<R>) =>
-    async (...args: A): Promise<R> => {
+export interface NodeRpcServer {
+  /** Not listening yet: the owner gives it its unix socket. */
+  readonly server: Server;
+  /** Cuts every connection; the calls under way are told by their signal. */
+  closeAllConnections(): void;
+}
+
+type Call = (payload: Uint8Array, signal: AbortSignal) => Promise<Uint8Array>;
+
+export function createNodeRpcServer(api: NodeApi, options: NodeRpcOptions = {}): NodeRpcServer {
+  const calls = METHODS.map((method): Call => {
+    const act = implement(api)[method.localName as keyof ReturnType<typeof implement>] as (
+      request: unknown,
+      context: { readonly signal: AbortSignal },
+    ) => Promise<MessageInitShape<typeof method.output>>;
+    return async (payload, signal) => {
       try {
-        return await act(...args);
+        const answer = await act(fromBinary(method.input, payload), { signal });
+        return toBinary(method.output, create(method.output, answer));
       } catch (error) {
-        options.onError?.(method, error);
-        throw toConnectError(error);
+        options.onError?.(method.localName, error);
+        throw error;
       }
     };
-  const service: ServiceImpl<typeof NodeService> = {
-    createSandbox: guard('createSandbox', async (request, context) => {
-      const result = await api.createSandbox(requestFromMessage(request), context.signal);
+  });
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+    serve(socket, calls);
+  });
+  return {
+    server,
+    closeAllConnections: () => {
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+}
+
+/** Serves one connection. What is no frame of ours, or too long, ends it. */
+function serve(socket: Socket, calls: readonly Call[]): void {
+  const reader = new FrameReader(MAX_REQUEST_BYTES);
+  const running = new Map<number, AbortController>();
+
+  const run = async ({ call, method, payload }: Frame): Promise<void> => {
+    const controller = new AbortController();
+    running.set(call, controller);
+    let answer: Buffer;
+    try {
+      const act = calls[method];
+      if (!act) throw new CoppiceError('not_implemented', 'the node does not know this call');
+      // A copy: the bytes are the reader's.
+      const bytes = await act(payload.slice(), controller.signal);
+      if (bytes.length > MAX_ANSWER_BYTES) throw new CoppiceError('payload_too_large', 'the answer is too large');
+      answer = encodeFrame(call, KIND.ANSWER, 0, bytes);
+    } catch (error) {
+      answer = encodeFrame(call, KIND.FAILURE, 0, encodeFailure(error));
+    }
+    running.delete(call);
+    if (!socket.destroyed) socket.write(answer);
+  };
+
+  socket.on('data', (chunk: Buffer) => {
+    try {
+      for (const frame of reader.push(chunk)) {
+        if (frame.kind === KIND.REQUEST && !running.has(frame.call)) void run(frame);
+        else if (frame.kind === KIND.CANCEL) running.get(frame.call)?.abort();
+        else if (frame.kind !== KIND.REQUEST) throw new RangeError(`frame of kind ${frame.kind}`);
+      }
+    } catch {
+      socket.destroy();
+    }
+  });
+  socket.on('error', () => {});
+  socket.once('close', () => {
+    for (const controller of running.values()) controller.abort();
+  });
+}
+
+function implement(api: NodeApi) {
+  return {
+    createSandbox: async (request, { signal }) => {
+      const result = await api.createSandbox(requestFromMessage(request), signal);
       return { sandbox: sandboxToMessage(result.sandbox), receipt: receiptToMessage(result.receipt) };
-    }),
-    getSandbox: guard('getSandbox', async (request) => ({
+    },
+    getSandbox: async (request) => ({
       sandbox: sandboxToMessage(await api.getSandbox(request.teamId, request.sandboxId)),
-    })),
-    listSandboxes: guard('listSandboxes', async (request) => {
+    }),
+    listSandboxes: async (request) => {
       const result = await api.listSandboxes(queryFromMessage(request));
       return {
         sandboxes: result.sandboxes.map(sandboxToMessage),
         totalRunning: result.totalRunning,
         ...(result.next === undefined ? {} : { next: positionToMessage(result.next) }),
       };
-    }),
-    connectSandbox: guard('connectSandbox', async (request) => {
+    },
+    connectSandbox: async (request) => {
       const result = await api.connectSandbox(request.teamId, request.sandboxId, request.timeoutSeconds);
       return { sandbox: sandboxToMessage(result.sandbox), resumed: result.resumed };
-    }),
-    setSandboxTimeout: guard('setSandboxTimeout', async (request) => {
+    },
+    setSandboxTimeout: async (request) => {
       await api.setSandboxTimeout(request.teamId, request.sandboxId, request.timeoutSeconds);
       return {};
-    }),
-    killSandbox: guard('killSandbox', async (request) => {
+    },
+    killSandbox: async (request) => {
       await api.killSandbox(request.teamId, request.sandboxId);
       return {};
-    }),
-    listTemplates: guard('listTemplates', async () => ({
-      templates: (await api.listTemplates()).map(templateToMessage),
-    })),
-    status: guard('status', async () => {
+    },
+    listTemplates: async () => ({ templates: (await api.listTemplates()).map(templateToMessage) }),
+    status: async () => {
       const status = await api.status();
       return { ...status, notices: [...status.notices] };
-    }),
-    leaks: guard('leaks', async () => {
+    },
+    leaks: async () => {
       const leaks = await api.leaks();
       return { ...leaks, details: [...leaks.details] };
-    }),
-  };
-  return connectNodeAdapter({
-    routes: (router) => {
-      router.service(NodeService, service);
     },
-    grpc: false,
-    grpcWeb: false,
-    acceptCompression: [],
-    readMaxBytes: MAX_REQUEST_BYTES,
-    writeMaxBytes: MAX_ANSWER_BYTES,
-  });
-}
-
-/**
- * A server around the handler, for a unix socket that only control may open. It never closes an idle connection, so the
- * client cannot send a call into one that is closing.
- */
-export function createNodeRpcServer(api: NodeApi, options: NodeRpcOptions = {}): Server {
-  return createServer({ keepAliveTimeout: 0, noDelay: true }, createNodeRpcHandler(api, options));
+  } satisfies ServiceImpl<typeof NodeService>;
 }
