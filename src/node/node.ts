@@ -67,6 +67,8 @@ export class Node implements NodeApi {
   readonly #sandboxes = new Map<string, Member>();
   readonly #pools = new Map<string, Pool<Member>>();
   readonly #burials = new Map<string, Promise<void>>();
+  /** Creates under way: an end waits for theirs. */
+  readonly #creating = new Set<Promise<unknown>>();
   readonly #abort = new AbortController();
   #reconciling: NodeJS.Timeout | undefined;
 
@@ -104,6 +106,7 @@ export class Node implements NodeApi {
     this.#abort.abort();
     clearInterval(this.#reconciling);
     this.#deadlines.stop();
+    await Promise.allSettled(this.#creating);
     await Promise.all([...this.#pools.values()].map((pool) => pool.close()));
     if (!options.keep)
       await Promise.all([...this.#sandboxes.values()].map((member) => this.#bury(member, 'the service stopped')));
@@ -133,7 +136,14 @@ export class Node implements NodeApi {
     return this.#sandboxes.values();
   }
 
-  async createSandbox(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult> {
+  createSandbox(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult> {
+    const creating = this.#create(request, signal);
+    this.#creating.add(creating);
+    creating.finally(() => this.#creating.delete(creating)).catch(() => {});
+    return creating;
+  }
+
+  async #create(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult> {
     const clock = new ReceiptClock('create');
     if (this.#abort.signal.aborted) throw new CoppiceError('unavailable', 'the node is stopping');
     const template = this.#resolve(request.template);

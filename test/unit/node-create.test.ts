@@ -132,3 +132,13 @@ test("another team's sandbox does not exist for this one", async (t) => {
   assert.deepEqual(listed, { sandboxes: [], totalRunning: 0 });
   assert.equal((await rig.node.getSandbox(TEAM, sandboxID)).state, 'running');
 });
+
+test('an end of the node waits for creates under way, and ends what they made', async () => {
+  const rig = await startNodeRig({ pool: { least: 0, most: 0 } });
+  const creating = Promise.allSettled(Array.from({ length: 5 }, () => rig.node.createSandbox(createRequest())));
+  await until('some have begun', () => rig.rows.all().length > 0);
+  await rig.end();
+  await creating;
+  assert.equal(rig.host.machines.size, 0);
+  assert.equal(rig.host.attachments.size, 0);
+});

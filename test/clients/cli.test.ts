@@ -1,0 +1,83 @@
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { coppice, startService } from '../helpers/service.ts';
+
+const service = await startService({ COPPICE_POOL: '1', COPPICE_POOL_MOST: '1' });
+test.after(async () => assert.deepEqual((await service.stop()).details, []));
+
+const env = {
+  COPPICE_HOME: service.home.folder,
+  E2B_API_URL: service.url,
+  E2B_SANDBOX_URL: service.url,
+  E2B_API_KEY: service.apiKey,
+};
+
+async function json(...args: string[]): Promise<unknown> {
+  return JSON.parse((await coppice([...args, '--json'], env)).stdout);
+}
+
+test('sandbox create, list, exec, kill', async () => {
+  const { sandboxID } = (await json('sandbox', 'create', 'base')) as { sandboxID: string };
+  const listed = (await json('sandbox', 'list')) as { sandboxId: string }[];
+  assert.deepEqual(
+    listed.map((one) => one.sandboxId),
+    [sandboxID],
+  );
+  const run = await coppice(['sandbox', 'exec', sandboxID, 'echo', 'two  blanks', '$HOME'], env);
+  assert.equal(run.stdout, 'two  blanks $HOME\n', 'words stay as they were typed');
+  assert.equal(
+    (await coppice(['sandbox', 'exec', sandboxID, 'echo $HOME'], env)).stdout,
+    '/home/user\n',
+    'one word is a line of shell',
+  );
+  await assert.rejects(coppice(['sandbox', 'exec', sandboxID, 'exit 9'], env), { code: 9 });
+  const machine = (await coppice(['sandbox', 'exec', '--json', sandboxID, 'id -u; echo e >&2; exit 3'], env).catch(
+    (error: { stdout: string }) => error,
+  )) as { stdout: string };
+  assert.deepEqual(JSON.parse(machine.stdout), { exitCode: 3, stdout: '1000\n', stderr: 'e\n' });
+  assert.deepEqual(await json('sandbox', 'kill', sandboxID), [{ sandboxID, killed: true }]);
+  await assert.rejects(coppice(['sandbox', 'kill', sandboxID], env), { code: 1 });
+});
+
+test('keys: made, listed without their secret, revoked, and then refused', async () => {
+  const made = (await json('key', 'create', 'another')) as { key: string; keyID: string };
+  assert.match(made.key, /^e2b_[0-9a-f]{40}$/);
+  const list = (): Promise<number> =>
+    fetch(`${service.url}/v2/sandboxes`, { headers: { 'X-API-Key': made.key } }).then((response) => response.status);
+  assert.equal(await list(), 200);
+  assert.ok(!JSON.stringify(await json('key', 'list')).includes(made.key));
+  await json('key', 'revoke', made.keyID);
+  assert.equal(await list(), 401);
+});
+
+test('templates and the doctor speak JSON', async () => {
+  const templates = (await json('template', 'list')) as { template: { name: string } }[];
+  assert.deepEqual(
+    templates.map((one) => one.template.name),
+    ['base', 'code-interpreter-v1'],
+  );
+  // The doctor's exit code tells a bad finding (the port is taken in a busy test run); its findings are there either way.
+  const report = (await coppice(['doctor', '--json'], env).catch((error: { stdout: string }) => error)) as {
+    stdout: string;
+  };
+  const findings = JSON.parse(report.stdout) as { check: string; state: string; fix?: string }[];
+  for (const check of ['accelerator', 'packages', 'nft', '/dev/net/tun', 'cgroups', 'disk', 'memory', 'port']) {
+    assert.ok(
+      findings.some((one) => one.check === check),
+      check,
+    );
+  }
+  assert.ok(
+    findings.every((one) => one.state === 'ok' || one.fix || one.check === 'network'),
+    'each finding has its fix',
+  );
+});
+
+test('errors say what to do next', async () => {
+  await assert.rejects(
+    coppice(['template', 'build', 'no-such'], env),
+    (error: { code: number; stderr: string }) =>
+      error.code === 1 && /there are: base/.test(error.stderr) && /template list/.test(error.stderr),
+  );
+  await assert.rejects(coppice(['nonsense'], env), (error: { stderr: string }) => /unknown command/.test(error.stderr));
+});
