@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
 import { connect } from 'node:net';
+import { DatabaseSync } from 'node:sqlite';
 import test from 'node:test';
 import { Sandbox } from 'e2b';
 import { openControlStore } from '../../src/control/control-store.ts';
@@ -64,12 +66,29 @@ test('bad requests to the API get E2B’s status and shape', async (t) => {
   );
 });
 
-test('a key of another team sees nothing of this one’s', async () => {
+test('a key of another team sees nothing of this one’s, and a revoked key nothing at all', async () => {
+  const teamID = randomUUID();
+  const database = new DatabaseSync(service.home.controlDatabase);
+  database
+    .prepare('INSERT INTO teams (team_id, name, is_default, created_at_ms) VALUES (?, ?, 0, 0)')
+    .run(teamID, 'other');
+  database.close();
   const store = openControlStore(service.home.controlDatabase);
+  const foreign = store.keys.create({ teamID, name: 'foreign' }).key;
   const revoked = store.keys.create({ teamID: store.teams.default.teamID, name: 'revoked' });
   store.keys.revoke(revoked.view.keyID);
   store.close();
+
+  const sandbox = await Sandbox.create('base', service.sdk);
+  const path = `/sandboxes/${sandbox.sandboxId}`;
+  await assertRefused(await call('GET', path, { key: foreign }), 404, /doesn't exist or you don't have access/);
+  await assertRefused(await call('DELETE', path, { key: foreign }), 404);
+  await assertRefused(await call('POST', `${path}/timeout`, { key: foreign, body: '{"timeout":1}' }), 404);
+  await assertRefused(await call('POST', `${path}/connect`, { key: foreign, body: '{"timeout":1}' }), 404);
+  assert.deepEqual(await (await call('GET', '/v2/sandboxes', { key: foreign })).json(), []);
   await assertRefused(await call('GET', '/v2/sandboxes', { key: revoked.key }), 401);
+  assert.equal(await sandbox.isRunning(), true);
+  await sandbox.kill();
 });
 
 test('a dead or made-up id is 404 at the API and 502 at the sandbox URL', async () => {
