@@ -133,7 +133,6 @@ export class Nursery {
           hostname: id,
           machineID: newMachineID(),
           generation,
-          clockMs: Date.now(),
           entropy: newEntropy(),
           network: attachment
             ? { address: attachment.address, prefix: attachment.prefix, gateway: attachment.gateway }
@@ -144,6 +143,8 @@ export class Nursery {
         },
         bounded,
       );
+      // By itself and last: what a clone does for the first time is slow, and the time would be old when it is set.
+      await agent.identity({ clockMs: Date.now() }, bounded);
       stage('identity');
       if (template.languages.length > 0) {
         const { late } = await reseedInterpreters(agent, newEntropy(), { log, signal: bounded });
