@@ -5,9 +5,9 @@ import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { createApi } from '../api/create-api.ts';
 import { answerClientError } from '../api/errors.ts';
-import type { CreateSandboxRequest, NodeApi } from '../contract/node-api.ts';
 import { connectNodeApi } from '../contract/node-rpc/client.ts';
 import { openControlStore } from '../control/control-store.ts';
+import { ensureLocalKey } from '../control/local-key.ts';
 import { createEdge } from '../edge/proxy.ts';
 import { type Home, openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
@@ -27,6 +27,7 @@ export async function runControl(options: {
   const server = createServer();
   try {
     const store = openControlStore(home.controlDatabase);
+    const apiKey = ensureLocalKey(store, home.folder);
     const node = connectNodeApi(home.nodeSocket);
     const api = createApi({
       node,
@@ -51,35 +52,37 @@ export async function runControl(options: {
       store.close();
     });
     becomeNobody(home);
-    tell({ type: 'ready', port: (server.address() as AddressInfo).port });
+    const address = server.address() as AddressInfo;
+    tell({ type: 'ready', port: address.port });
     log.info({ host: options.host, port: options.port }, 'control serves');
-    await rehearse(node);
+    // A service that ends meanwhile cuts it short, and nothing depends on it.
+    await rehearse(address, apiKey).catch(() => {});
   } catch (error) {
     log.error({ error }, 'control could not start');
     process.send?.({ type: 'failed', message: explain(error, options) }, () => process.exit(1));
   }
 }
 
-/** Calls of the node that are made while nobody waits. */
+/** Creates that are asked for while nobody waits. */
 const REHEARSALS = 300;
 
 /**
  * The first creates would otherwise pay for code that no one has run: the runtimes of control and node compile what is
- * called often. The template asked for cannot exist, so the node refuses each call and does nothing.
+ * called often. The template asked for does not exist, so each is refused and nothing is done.
  */
-async function rehearse(node: Pick<NodeApi, 'createSandbox' | 'status'>): Promise<void> {
-  const request: CreateSandboxRequest = {
-    teamID: 'rehearsal',
-    template: '',
-    timeoutSeconds: 1,
-    secure: true,
+async function rehearse({ address, family, port }: AddressInfo, apiKey: string): Promise<void> {
+  const host =
+    address === '0.0.0.0' ? '127.0.0.1' : address === '::' ? '[::1]' : family === 'IPv6' ? `[${address}]` : address;
+  const body = JSON.stringify({
+    templateID: 'rehearsal',
+    timeout: 60,
     metadata: { key: 'value' },
     envVars: { KEY: 'value' },
-    network: {},
-  };
+  });
+  const headers = { 'X-API-Key': apiKey, 'Content-Type': 'application/json', 'User-Agent': 'coppice-rehearsal' };
   for (let count = 0; count < REHEARSALS; count++) {
-    await node.createSandbox(request).catch(() => {});
-    await node.status().catch(() => {});
+    const response = await fetch(`http://${host}:${port}/v2/sandboxes`, { method: 'POST', headers, body });
+    await response.arrayBuffer();
   }
 }
 

@@ -47,6 +47,8 @@ export interface NodeOptions {
 
 /** The guest's answer at hand-out: generous, since a loaded host wakes an emulated guest late; then the next entry is tried. */
 const HANDOVER_DEADLINE_MS = 5_000;
+/** Answers of a fresh clone until they take no longer than they ever will: emulated code is translated as it runs. */
+const REHEARSALS = 6;
 /** A parked clock drifts by some millionths; after this long it is compared again at the claim. */
 const CLOCK_DRIFTS_MS = 10 * 60_000;
 /** How often rows and host are compared while nothing happens. */
@@ -275,7 +277,7 @@ export class Node implements NodeApi {
       // A rehearsal: what the claim will ask of it has then been done once.
       const agent = await member.agent();
       await agent.identity({ env: env(member.id) }, signal);
-      await agent.ping(signal);
+      for (let count = 0; count < REHEARSALS; count++) await agent.ping(signal);
       // Parked, it sends nothing; a claim that wants no internet takes its grant back before it wakes.
       member.machine.park();
       if (!this.#rows.move(member.id, 'preparing', 'hot')) throw new Error('the row of a growing entry changed');
