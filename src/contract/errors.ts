@@ -5,7 +5,7 @@
 
 /** What every code must say. `suggestion` is printed by the CLI and logged; it never goes into E2B's `message`. */
 interface ErrorEntry {
-  /** HTTP status at the REST edge, as E2B answers it (research: docs/e2b-contract notes in SPECIFICATION.md). */
+  /** HTTP status at the REST edge, as E2B answers it. */
   readonly status: number;
   /** E2B's machine-readable `error_code`, where E2B has one. */
   readonly e2b?: string;
@@ -18,8 +18,8 @@ export const ERRORS = {
   forbidden: { status: 403, suggestion: 'Use a key of the team that owns this.' },
   sandbox_not_found: { status: 404, suggestion: 'List what runs with `coppice sandbox list`.' },
   template_not_found: { status: 404, suggestion: 'List templates with `coppice template list`.' },
-  route_not_found: { status: 404, suggestion: 'Check the path against docs/e2b-matrix.md.' },
-  method_not_allowed: { status: 405, suggestion: 'Check the method against docs/e2b-matrix.md.' },
+  route_not_found: { status: 404, suggestion: 'Check the path against SPECIFICATION.md.' },
+  method_not_allowed: { status: 405, suggestion: 'Check the method against SPECIFICATION.md.' },
   conflict: { status: 409, suggestion: 'The sandbox is in another state; read it and try again.' },
   idempotency_in_progress: {
     status: 409,
