@@ -1,6 +1,6 @@
 /** The whole service for one test file: a home of its own on the templates that `bin/test` has built. */
 import { execFile } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -44,6 +44,8 @@ export function freshHome(): Home {
   const folder = mkdtempSync(join(tmpdir(), 'cpt'));
   for (const part of ['images', 'templates']) symlinkSync(join(TEMPLATES_HOME, part), join(folder, part));
   mkdirSync(join(folder, 'node'), { recursive: true, mode: 0o700 });
+  // Measured once for all: a busy test run is no time to measure a host.
+  copyFileSync(join(TEMPLATES_HOME, 'node', 'probe.json'), join(folder, 'node', 'probe.json'));
   return openHome(folder);
 }
 

@@ -20,6 +20,7 @@ import { emulatorVersion, readHostCpu } from './host.ts';
 const KVM_DEADLINE_MS = 8_000;
 const TCG_DEADLINE_MS = 90_000;
 const OUTPUT_BYTES = 262_144;
+const TSC_TRIALS = 4;
 /** Beyond this the guess of the counter's speed is replaced by what was measured, in parts of one. */
 const TSC_TOLERANCE = 0.005;
 const FORMAT = 1;
@@ -97,10 +98,18 @@ export async function probeHost(options: ProbeOptions): Promise<QemuProbe> {
     }
   }
   if (!found) {
-    const boot = await trial({ accelerator: 'tcg', tscKHz: guess, cpuModel: cpu.model }, TCG_DEADLINE_MS);
-    if (!boot.ok)
-      throw new CoppiceError('host_unfit', `the guest kernel does not boot under ${emulator}: ${boot.reason}`);
-    const off = Math.abs(boot.tscKHz / guess - 1);
+    const tcg: VmmHost = { accelerator: 'tcg', tscKHz: guess, cpuModel: cpu.model };
+    const deviation = ({ tscKHz }: TrialBoot): number => Math.abs(tscKHz / guess - 1);
+    let best: TrialBoot | undefined;
+    // On a loaded host the measurement is late, and so wrong; the guess is believed if any of them agrees with it.
+    for (let count = 0; count < TSC_TRIALS && (!best || deviation(best) > TSC_TOLERANCE); count++) {
+      const boot = await trial(tcg, TCG_DEADLINE_MS);
+      if (!boot.ok)
+        throw new CoppiceError('host_unfit', `the guest kernel does not boot under ${emulator}: ${boot.reason}`);
+      if (!best || deviation(boot) < deviation(best)) best = boot;
+    }
+    const boot = best!;
+    const off = deviation(boot);
     if (off > TSC_TOLERANCE)
       notices.push(
         `the time stamp counter runs at ${boot.tscKHz} kHz, not at the ${guess} kHz that /proc/cpuinfo suggests`,
