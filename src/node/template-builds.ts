@@ -37,6 +37,8 @@ export interface BuildNews {
 /** From the first byte that the kernel runs to an agent that answers, at most; a slow host's probe lengthens it. */
 const BOOT_DEADLINE_MS = 120_000;
 const WARM_DEADLINE_MS = 180_000;
+/** Part of a step: less than a second of the longest. */
+const WORTH_TELLING = 0.004;
 /** What a boot and its warm-up take under emulation, for the estimate on the screen. Seconds. */
 const GOLDEN_GUESS_SECONDS = 25;
 
@@ -85,7 +87,8 @@ export class TemplateBuilds {
       signal,
       force,
       onProgress: (event) => {
-        if (event.state !== 'running') return;
+        // A step that turns out to be done already begins and ends in one breath.
+        if (event.state !== 'running' || (event.fraction ?? 0) < WORTH_TELLING) return;
         worked = true;
         onProgress({
           label: `building ${name}: ${event.label}`,
