@@ -53,7 +53,7 @@ export async function runNode(options: { readonly home: string }): Promise<void>
     await listen(traffic.server, home.trafficSocket, who?.control);
     const tell = superviseMe(async () => {
       rpc.server.close();
-      await node.stop({ keep: false });
+      await node.stop();
       rpc.closeAllConnections();
       await traffic.close();
       await fabric.stop();

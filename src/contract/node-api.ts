@@ -1,6 +1,6 @@
 /**
  * What control asks of a node: typed actions, no HTTP. The node implements it in process; `contract/node-rpc` carries it
- * over Connect on a unix socket. The truth about a sandbox (owner included) stays on its node.
+ * over a unix socket. The truth about a sandbox (owner included) stays on its node.
  */
 
 export type SandboxState = 'creating' | 'running' | 'pausing' | 'paused' | 'resuming' | 'killing' | 'killed' | 'error';

@@ -103,15 +103,14 @@ export class Node implements NodeApi {
     this.#reconciling.unref();
   }
 
-  /** `keep`: sandboxes go on running for the next process to adopt. Otherwise everything ends. */
-  async stop(options: { readonly keep: boolean }): Promise<void> {
+  /** Everything ends: creates under way first, then the hot tier, then every sandbox. */
+  async stop(): Promise<void> {
     this.#abort.abort();
     clearInterval(this.#reconciling);
     this.#deadlines.stop();
     await Promise.allSettled(this.#creating);
     await Promise.all([...this.#pools.values()].map((pool) => pool.close()));
-    if (!options.keep)
-      await Promise.all([...this.#sandboxes.values()].map((member) => this.#bury(member, 'the service stopped')));
+    await Promise.all([...this.#sandboxes.values()].map((member) => this.#bury(member, 'the service stopped')));
     await Promise.all(this.#burials.values());
   }
 

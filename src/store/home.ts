@@ -11,8 +11,6 @@ export interface Home {
   readonly instance: string;
   readonly controlDatabase: string;
   readonly nodeDatabase: string;
-  /** The key made at first start, mode 0600, so that a later start can print it. */
-  readonly apiKeyFile: string;
   /** 32 random bytes, mode 0600: sandbox access tokens are derived from it and stored nowhere. */
   readonly seedFile: string;
   readonly images: string;
@@ -52,7 +50,6 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     instance: createHash('sha256').update(folder).digest('hex').slice(0, 8),
     controlDatabase: at('control', 'control.db'),
     nodeDatabase: at('node', 'node.db'),
-    apiKeyFile: at('api-key'),
     seedFile: at('node', 'seed'),
     images: at('images'),
     templates: at('templates'),

@@ -53,7 +53,7 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}): Promise<
       Object.assign(rig, await open());
     },
     end: async () => {
-      await rig.node.stop({ keep: false });
+      await rig.node.stop();
       rig.rows.close();
       await rm(folder, { recursive: true, force: true });
     },
