@@ -1,5 +1,5 @@
 /** The command line: one file per verb under cli/. Nothing is loaded but the verb that runs. */
-import { Command, InvalidArgumentError } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import { fail } from './cli/report.ts';
 
 function number(text: string): number {
@@ -11,6 +11,12 @@ function number(text: string): number {
 function whole(text: string): number {
   const value = number(text);
   if (!Number.isInteger(value)) throw new InvalidArgumentError('a whole number');
+  return value;
+}
+
+function atLeastOne(text: string): number {
+  const value = whole(text);
+  if (value === 0) throw new InvalidArgumentError('a whole number, 1 or more');
   return value;
 }
 
@@ -44,6 +50,8 @@ sandbox
 sandbox
   .command('create [template]')
   .option('--timeout <seconds>', 'time to live', whole, 300)
+  .addOption(new Option('--isolation <kind>', "default: the template's own").choices(['microvm', 'jail']))
+  .option('--auto-pause', 'pause it when its time is up, and keep it')
   .option('--json')
   .action(async (template, options) => (await import('./cli/sandbox.ts')).create(template, options));
 sandbox
@@ -63,6 +71,32 @@ sandbox
   .command('kill <id...>')
   .option('--json')
   .action(async (ids, options) => (await import('./cli/sandbox.ts')).kill(ids, options));
+sandbox
+  .command('pause <id...>')
+  .description('stop it as it is, until it is resumed or killed')
+  .option('--json')
+  .action(async (ids, options) => (await import('./cli/sandbox.ts')).pause(ids, options));
+sandbox
+  .command('resume <id...>')
+  .option('--timeout <seconds>', 'time to live', whole, 300)
+  .option('--json')
+  .action(async (ids, options) => (await import('./cli/sandbox.ts')).resume(ids, options));
+
+const snapshot = program.command('snapshot').description('what sandboxes had on disk, to create others from');
+snapshot
+  .command('list')
+  .option('--sandbox <id>', 'only those of this sandbox')
+  .option('--json')
+  .action(async (options) => (await import('./cli/snapshot.ts')).list(options));
+snapshot
+  .command('create <sandbox> [name]')
+  .description('the sandbox goes on; a name may have a :tag')
+  .option('--json')
+  .action(async (sandboxID, name, options) => (await import('./cli/snapshot.ts')).create(sandboxID, name, options));
+snapshot
+  .command('delete <id...>')
+  .option('--json')
+  .action(async (ids, options) => (await import('./cli/snapshot.ts')).remove(ids, options));
 
 const template = program.command('template').description('what sandboxes are made from');
 template
@@ -106,6 +140,16 @@ bench
   .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
   .option('--json')
   .action(async (options) => (await import('./cli/bench.ts')).benchCreate(options));
+bench
+  .command('jails')
+  .description('jails: hot and cold creates, the SDK, idle memory, many at once, beside crun, runc and podman')
+  .option('--n <count>', 'rounds of every row', atLeastOne, 50)
+  .option('--idle <count>', 'idle jails held for the memory row', atLeastOne, 100)
+  .option('--many <count>', 'jails at once; 0: not measured', whole, 500)
+  .option('--template <name>', 'template', 'base-jail')
+  .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
+  .option('--json')
+  .action(async (options) => (await import('./cli/bench.ts')).benchJails(options));
 
 program
   .command('run-node', { hidden: true })

@@ -12,8 +12,7 @@ export interface Summary {
 export function summarize(samples: readonly number[]): Summary {
   if (samples.length === 0) throw new RangeError('no samples');
   const sorted = samples.toSorted((a, b) => a - b);
-  const rank = (share: number): number =>
-    Math.round(sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)]! * 1000) / 1000;
+  const rank = (share: number): number => round(sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)]!);
   return {
     n: sorted.length,
     min: rank(0),
@@ -23,4 +22,9 @@ export function summarize(samples: readonly number[]): Summary {
     p99: rank(0.99),
     max: rank(1),
   };
+}
+
+/** Three digits behind the point; more are noise. */
+export function round(value: number): number {
+  return Math.round(value * 1000) / 1000;
 }

@@ -4,9 +4,11 @@ import type { Context } from './context.ts';
 import { dial } from './dial.ts';
 import { entryAt } from './entry.ts';
 import { list, makeFolder, move, remove } from './files.ts';
-import { takeIdentity } from './identity.ts';
+import { createIdentity } from './identity.ts';
 import { createMetrics } from './metrics.ts';
 import { resolvePath } from './paths.ts';
+import { rehearseGreetings } from './rehearsal.ts';
+import { createRetirement } from './retirement.ts';
 import { answer, serve, unimplemented } from './session.ts';
 import { createProcesses } from './spawn.ts';
 import type { AgentStream } from './stream.ts';
@@ -14,12 +16,26 @@ import { compose, read, write } from './transfer.ts';
 import type { Transport, TransportEvents } from './transport.ts';
 import { createWatches } from './watch.ts';
 
-/** Serves the host over a transport, for ever. */
-export function runAgent(context: Context, open: (events: TransportEvents) => Transport): void {
+/** Serves the host over a transport: for ever, or until `retire` is called, when nobody needs it any more. */
+export function runAgent(context: Context, open: (events: TransportEvents) => Transport, retire?: () => void): void {
   const processes = createProcesses(context);
   const watches = createWatches(context);
   const metrics = createMetrics();
-  const transport = serve(open, operate);
+  const identity = createIdentity(context);
+  const retirement =
+    retire && createRetirement({ isAlone: () => !transport.connected(), isIdle: () => processes.idle(), retire });
+  const transport = serve(
+    (events) =>
+      open({
+        ...events,
+        onDisconnect() {
+          events.onDisconnect();
+          retirement?.onAlone();
+        },
+      }),
+    operate,
+  );
+  retirement?.onAlone();
 
   async function operate(request: AgentRequest, stream: AgentStream): Promise<void> {
     const account = () => context.users.find('user' in request ? request.user : undefined);
@@ -30,8 +46,7 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
         answer(stream, {});
         return;
       case 'identity':
-        if (request.identity.generation !== undefined) metrics.restart();
-        answer(stream, takeIdentity(context, request.identity));
+        answer(stream, identity.take(request.identity));
         return;
       case 'metrics':
         answer(stream, metrics.read());
@@ -40,6 +55,9 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
         await context.powers.sync();
         // A clone shares what lies still: what is garbage now would be collected, and so unshared, by every one of them.
         globalThis.gc?.();
+        await rehearseGreetings(context.powers.writable);
+        // What a clone uses is measured from its restore.
+        metrics.restart();
         await transport.flushed();
         answer(stream, {});
         return;

@@ -7,7 +7,13 @@ const PROTOTYPES = {
   ioctl: 'int ioctl(int fd, unsigned long request, void *argument)',
   pipe2: 'int pipe2(void *ends, int flags)',
   poll: 'int poll(void *fds, unsigned long count, int timeout)',
+  recv: 'int64_t recv(int fd, void *bytes, size_t length, int flags)',
+  // Variadic too.
+  prctl: 'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
   socket: 'int socket(int domain, int type, int protocol)',
+  sendto:
+    'int64_t sendto(int fd, const void *bytes, size_t length, int flags, const void *address, uint32_t addressLength)',
+  sethostname: 'int sethostname(const char *name, size_t length)',
   clock_settime: 'int clock_settime(int clock, const void *time)',
   listxattr: 'int64_t listxattr(const char *path, void *list, size_t size)',
   getxattr: 'int64_t getxattr(const char *path, const char *name, void *value, size_t size)',

@@ -1,7 +1,7 @@
 /**
  * The agent's entry in a sandbox. Without arguments it serves the virtio port named `coppice.channel`; `--socket PATH`
- * listens on a unix socket, `--stdio` speaks on its standard streams. Started with UV_THREADPOOL_SIZE=8: one thread
- * always waits for the host, one for inotify.
+ * listens on a unix socket, `--listening FD` on one that the host has bound (a jail's), `--stdio` speaks on its standard
+ * streams. Started with UV_THREADPOOL_SIZE=8 where it serves the port: one thread always waits for the host, one for inotify.
  */
 import fs from 'node:fs';
 import path from 'node:path';
@@ -31,14 +31,21 @@ process.umask(0o022);
 process.on('uncaughtException', (error) => console.error(error));
 process.on('SIGHUP', () => {});
 
-runAgent(context, transportOf(process.argv.slice(2)));
+const args = process.argv.slice(2);
+const inJail = args[0] === '--listening';
+// What its host's process refuses itself is not refused to what is started here.
+if (inJail) powers.allowHugePages();
+// It was started on demand, and is started again when it is needed again. It ends by a signal, since an exit waits for every
+// thread of the pool, whatever that one waits for.
+runAgent(context, transportOf(args), inJail ? () => process.kill(process.pid, 'SIGKILL') : undefined);
 
 function transportOf(args: readonly string[]): (events: TransportEvents) => Transport {
   const [mode, value] = args;
   if (mode === '--stdio') return stdioTransport;
-  if (mode === '--socket' && value) return (events) => socketTransport(value, events);
+  if (mode === '--socket' && value) return (events) => socketTransport({ path: value }, events);
+  if (mode === '--listening' && value) return (events) => socketTransport({ fd: Number(value) }, events);
   if (mode !== undefined) {
-    console.error('usage: main.ts [--socket PATH | --stdio]');
+    console.error('usage: main.ts [--socket PATH | --listening FD | --stdio]');
     process.exit(2);
   }
   const fd = fs.openSync(path.join('/dev', findPort()), fs.constants.O_RDWR);

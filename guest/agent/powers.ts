@@ -5,7 +5,7 @@
 import fs from 'node:fs';
 import type { Identity } from '../../src/channel/protocol.ts';
 import { type Libc, loadLibc } from './libc.ts';
-import { setAddress } from './network.ts';
+import { createNetwork } from './network.ts';
 
 export interface Powers {
   /** Loads what is loaded on first use, so that a checkpoint holds it. */
@@ -23,6 +23,8 @@ export interface Powers {
   inotifyOpen(): number;
   inotifyAdd(fd: number, path: string, mask: number): number;
   inotifyRemove(fd: number, watch: number): void;
+  /** For this process and all that it starts. */
+  allowHugePages(): void;
   /** Flushes all file systems. */
   sync(): Promise<void>;
 
@@ -42,6 +44,7 @@ const TIOCSWINSZ = 0x5414;
 const RNDADDENTROPY = 0x40085203;
 const RNDRESEEDCRNG = 0x5207;
 const POLLOUT = 4;
+const PR_SET_THP_DISABLE = 41;
 /** The kernel's limit for the list of names, and for one value. */
 const XATTR_BYTES = 65_536;
 
@@ -53,6 +56,8 @@ export function realPowers(): Powers {
   };
   const scratch = Buffer.alloc(16);
   let attributes: Buffer | undefined;
+  let random: number | undefined;
+  const network = createNetwork(libc, 'eth0');
 
   const attributeNames = (path: string, prefix: string): string[] => {
     attributes ??= Buffer.allocUnsafeSlow(XATTR_BYTES);
@@ -109,12 +114,16 @@ export function realPowers(): Powers {
     inotifyOpen: () => libc().call('inotify_init1', IN_CLOEXEC),
     inotifyAdd: (fd, path, mask) => libc().call('inotify_add_watch', fd, path, mask),
     inotifyRemove: (fd, watch) => void libc().tryCall('inotify_rm_watch', fd, watch),
+    allowHugePages: () => void libc().tryCall('prctl', PR_SET_THP_DISABLE, 0, 0, 0, 0),
     sync: () => libc().sync(),
 
     setClock(ms) {
       const time = Buffer.alloc(16);
-      time.writeBigInt64LE(BigInt(Math.floor(ms / 1000)), 0);
-      time.writeBigInt64LE(BigInt(Math.round((ms % 1000) * 1e6)), 8);
+      const seconds = Math.floor(ms / 1000);
+      // struct timespec: seconds of 64 bits, here in two halves, and nanoseconds.
+      time.writeUInt32LE(seconds % 2 ** 32, 0);
+      time.writeUInt32LE(Math.floor(seconds / 2 ** 32), 4);
+      time.writeUInt32LE(Math.floor((ms - seconds * 1000) * 1e6), 8);
       libc().call('clock_settime', CLOCK_REALTIME, time);
     },
     addEntropy(bytes) {
@@ -123,16 +132,12 @@ export function realPowers(): Powers {
       pool.writeInt32LE(bytes.length * 8, 0);
       pool.writeInt32LE(bytes.length, 4);
       bytes.copy(pool, 8);
-      const random = fs.openSync('/dev/random', 'r+');
-      try {
-        libc().call('ioctl', random, RNDADDENTROPY, pool);
-        libc().call('ioctl', random, RNDRESEEDCRNG, null);
-      } finally {
-        fs.closeSync(random);
-      }
+      random ??= fs.openSync('/dev/random', 'r+');
+      libc().call('ioctl', random, RNDADDENTROPY, pool);
+      libc().call('ioctl', random, RNDRESEEDCRNG, null);
     },
-    setHostname: (name) => fs.writeFileSync('/proc/sys/kernel/hostname', name),
-    setNetwork: (network) => setAddress(libc(), 'eth0', network ?? null),
+    setHostname: (name) => void libc().call('sethostname', name, name.length),
+    setNetwork: (wish) => network.set(wish ?? null),
   };
 }
 

@@ -150,8 +150,17 @@ export class AgentProcess {
       this.#grace = undefined;
       // Held up by a slow reader: the grace begins again when it has caught up.
       if (this.#paused && this.#afterExit <= GRACE_BYTES) return;
-      if (this.#ended && !this.exit) this.#finish(this.#ended);
+      this.#drain(this.#afterExit);
     }, GRACE_MS);
+  }
+
+  /** A timer can be due before the pipes were read even once since the exit: they are read until a turn brings nothing. */
+  #drain(before: number): void {
+    setImmediate(() => {
+      if (!this.#ended || this.exit || (this.#paused && this.#afterExit <= GRACE_BYTES)) return;
+      if (this.#afterExit === before || this.#afterExit > GRACE_BYTES) this.#finish(this.#ended);
+      else this.#drain(this.#afterExit);
+    });
   }
 
   #finish(event: ExitEvent): void {

@@ -24,6 +24,8 @@ export interface Processes {
   list(stream: AgentStream, services: boolean): void;
   signal(pid: number, signal: NodeJS.Signals): void;
   resize(pid: number, cols: number, rows: number): void;
+  /** Nothing runs, and no exit can still be asked for. */
+  idle(): boolean;
 }
 
 export function createProcesses(context: Context): Processes {
@@ -81,6 +83,10 @@ export function createProcesses(context: Context): Processes {
       const { pty } = byPID(pid);
       if (pty === undefined) throw new Failure('failed_precondition', `process ${pid} has no terminal`);
       context.powers.resizePty(pty, { cols, rows });
+    },
+    idle() {
+      forgetOld();
+      return running.size === 0 && ended.size === 0;
     },
   };
 }

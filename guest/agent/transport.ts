@@ -9,6 +9,8 @@ export interface Transport {
   dropQueued(): void;
   /** Resolves when all that was queued has been handed to the kernel. */
   flushed(): Promise<void>;
+  /** Whether a host is there, as far as the transport can tell. */
+  connected(): boolean;
 }
 
 export interface TransportEvents {
@@ -47,6 +49,11 @@ export function portTransport(fd: number, writable: (fd: number) => boolean, eve
     });
   };
   read();
+  return portWriter(fd, writable);
+}
+
+/** The writing half of `portTransport`. */
+export function portWriter(fd: number, writable: (fd: number) => boolean): Transport {
   return queuedWriter((bytes, done) => {
     if (bytes.length <= SYNC_WRITE_BYTES && writable(fd)) {
       let at = 0;
@@ -66,8 +73,12 @@ export function portTransport(fd: number, writable: (fd: number) => boolean, eve
   });
 }
 
-/** Listens on a unix socket; the newest connection is the host. */
-export function socketTransport(path: string, events: TransportEvents, mode = 0o600): Transport {
+/** Listens on a unix socket, by path or as an open descriptor; the newest connection is the host. */
+export function socketTransport(
+  at: { readonly path: string } | { readonly fd: number },
+  events: TransportEvents,
+  mode = 0o600,
+): Transport {
   let current: net.Socket | undefined;
   const server = net.createServer((socket) => {
     current?.destroy();
@@ -83,12 +94,18 @@ export function socketTransport(path: string, events: TransportEvents, mode = 0o
       events.onDisconnect();
     });
   });
-  fs.rmSync(path, { force: true });
-  server.listen(path, () => fs.chmodSync(path, mode));
-  return queuedWriter((bytes, done) => {
-    if (!current) done();
-    else current.write(bytes, () => done());
-  });
+  if ('fd' in at) server.listen(at);
+  else {
+    fs.rmSync(at.path, { force: true });
+    server.listen(at.path, () => fs.chmodSync(at.path, mode));
+  }
+  return queuedWriter(
+    (bytes, done) => {
+      if (!current) done();
+      else current.write(bytes, () => done());
+    },
+    () => current !== undefined,
+  );
 }
 
 /** Frames on stdin and stdout; ends with stdin. */
@@ -101,7 +118,7 @@ export function stdioTransport(events: TransportEvents): Transport {
 /** Joins what is queued while a write is under way into one buffer, up to this size. */
 const JOIN_BYTES = 131_072;
 
-function queuedWriter(write: (bytes: Buffer, done: () => void) => void): Transport {
+function queuedWriter(write: (bytes: Buffer, done: () => void) => void, connected = () => true): Transport {
   let queue: Buffer[] = [];
   let busy = false;
   let scheduled = false;
@@ -115,7 +132,8 @@ function queuedWriter(write: (bytes: Buffer, done: () => void) => void): Transpo
       while (count < queue.length && (count === 0 || bytes + queue[count]!.length <= JOIN_BYTES)) {
         bytes += queue[count++]!.length;
       }
-      const pieces = queue.splice(0, count);
+      const pieces = queue;
+      queue = count === pieces.length ? [] : pieces.splice(count);
       busy = true;
       let later = false;
       write(count === 1 ? pieces[0]! : Buffer.concat(pieces, bytes), () => {
@@ -131,6 +149,7 @@ function queuedWriter(write: (bytes: Buffer, done: () => void) => void): Transpo
   };
 
   return {
+    connected,
     send(bytes) {
       queue.push(bytes);
       if (scheduled || busy) return;

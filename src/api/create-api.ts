@@ -17,6 +17,7 @@ import { allowAnyOrigin, answerPreflight } from './cors.ts';
 import { answerRaw, toCoppiceError } from './errors.ts';
 import { type ApiContext, createMethodFinder, type Route } from './route.ts';
 import { sandboxRoutes } from './sandbox-routes.ts';
+import { snapshotRoutes } from './snapshot-routes.ts';
 import { templateRoutes } from './template-routes.ts';
 import { validationError } from './validation.ts';
 
@@ -104,7 +105,13 @@ function createApp({ node, keys, log, idempotency, domain }: ApiOptions): Fastif
   app.decorateRequest('principal', undefined);
   app.decorateRequest('bodyHash', undefined);
 
-  const routes = [...openRoutes(context), ...sandboxRoutes(context), ...templateRoutes(context), ...pendingRoutes()];
+  const routes = [
+    ...openRoutes(context),
+    ...sandboxRoutes(context),
+    ...snapshotRoutes(context),
+    ...templateRoutes(context),
+    ...pendingRoutes(),
+  ];
   const methodsOf = createMethodFinder(routes);
 
   const authenticate = (request: FastifyRequest): void => {

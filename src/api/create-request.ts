@@ -5,7 +5,13 @@
 import type { NewSandbox, NewSandboxNetwork } from '../contract/e2b/requests.ts';
 import { TIMEOUTS } from '../contract/e2b/requests.ts';
 import { CoppiceError } from '../contract/errors.ts';
-import type { CreateSandboxRequest, NetworkWish } from '../contract/node-api.ts';
+import {
+  type CreateSandboxRequest,
+  ISOLATION_KEY,
+  ISOLATIONS,
+  type Isolation,
+  type NetworkWish,
+} from '../contract/node-api.ts';
 
 const EVERYTHING = '0.0.0.0/0';
 
@@ -19,21 +25,32 @@ export const V1: Generation = Object.freeze({ defaultTimeout: TIMEOUTS.createV1,
 export const V2: Generation = Object.freeze({ defaultTimeout: TIMEOUTS.createV2, alwaysSecure: true });
 
 export function toCreateRequest(body: NewSandbox, teamID: string, generation: Generation): CreateSandboxRequest {
-  refuse(body.autoPause === true, 'autoPause');
   refuse(body.autoPauseMemory === false, 'autoPauseMemory');
   refuse(body.autoResume?.enabled === true, 'autoResume');
   refuse(body.mcp !== undefined && body.mcp !== null, 'mcp');
   refuse(isFilled(body.iam?.tokens), 'iam');
   refuse(isFilled(body.volumeMounts), 'volumeMounts');
+  const isolation = isolationOf(body.metadata ?? {});
   return {
     teamID,
     template: body.templateID,
+    ...(isolation === undefined ? {} : { isolation }),
     timeoutSeconds: positiveTimeout(body.timeout ?? generation.defaultTimeout),
     secure: generation.alwaysSecure || body.secure === true,
+    // Whether it can be honoured depends on the template: the node refuses it by name where it cannot.
+    ...(body.autoPause === true ? { onTimeout: 'pause' as const } : {}),
     metadata: body.metadata ?? {},
     envVars: body.envVars ?? {},
     network: toNetworkWish(body.network ?? {}, body.allow_internet_access ?? undefined),
   };
+}
+
+function isolationOf(metadata: Readonly<Record<string, string>>): Isolation | undefined {
+  const wish = Object.hasOwn(metadata, ISOLATION_KEY) ? metadata[ISOLATION_KEY] : undefined;
+  if (wish === undefined) return undefined;
+  const found = ISOLATIONS.find((one) => one === wish);
+  if (found) return found;
+  throw new CoppiceError('bad_request', `metadata.${ISOLATION_KEY} must be one of: ${ISOLATIONS.join(', ')}`);
 }
 
 /** A deny list of everything and nothing else is how E2B spells `allow_internet_access: false`; deny wins over true. */

@@ -16,7 +16,9 @@ import {
   type NewSandbox,
   newSandboxV1,
   newSandboxV2,
+  sandboxPause,
   sandboxRefresh,
+  sandboxResume,
   sandboxTimeout,
   TIMEOUTS,
 } from '../contract/e2b/requests.ts';
@@ -75,6 +77,28 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
         const { timeout = TIMEOUTS.connectV2, memory } = validate(connectSandboxV2, request.body);
         refuse(memory === false, 'memory');
         return connect(request, reply, positiveTimeout(timeout));
+      },
+    },
+    {
+      method: 'POST',
+      path: '/sandboxes/:sandboxID/pause',
+      handle: async (request, reply) => {
+        refuse(validate(sandboxPause, request.body).memory === false, 'memory');
+        await node.pauseSandbox(teamOf(request), sandboxIDOf(request));
+        return reply.code(204).send();
+      },
+    },
+    {
+      method: 'POST',
+      path: '/sandboxes/:sandboxID/resume',
+      handle: async (request, reply) => {
+        const { timeout, autoPause, memory } = validate(sandboxResume, request.body);
+        refuse(memory === false, 'memory');
+        // What its deadline does was settled at its create.
+        refuse(autoPause === true, 'autoPause');
+        const seconds = positiveTimeout(timeout ?? TIMEOUTS.resume);
+        const sandbox = await node.resumeSandbox(teamOf(request), sandboxIDOf(request), seconds);
+        return reply.code(201).send(encodeSandbox(sandbox, domain));
       },
     },
     {
@@ -154,11 +178,8 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
       path: '/sandboxes/:sandboxID/refreshes',
       handle: async (request, reply) => {
         const { duration } = validate(sandboxRefresh, request.body);
-        const id = sandboxIDOf(request);
-        // The node's connect lengthens and never shortens, but it would also resume; a refresh is for what runs.
-        const view = await node.getSandbox(teamOf(request), id);
-        if (wireState(view.state) !== 'running') throw notFound(id);
-        await node.connectSandbox(teamOf(request), id, Math.max(duration ?? 0, TIMEOUTS.refreshMin));
+        const seconds = Math.max(duration ?? 0, TIMEOUTS.refreshMin);
+        await node.refreshSandbox(teamOf(request), sandboxIDOf(request), seconds);
         return reply.code(204).send();
       },
     },
@@ -215,7 +236,7 @@ function demandIdempotency(idempotency: Idempotency | undefined, key: string | r
 }
 
 /** Aborts when the client goes away before its answer was written. */
-function abortSignalOf(reply: FastifyReply): AbortSignal {
+export function abortSignalOf(reply: FastifyReply): AbortSignal {
   const controller = new AbortController();
   reply.raw.once('close', () => {
     if (!reply.raw.writableFinished) controller.abort(new CoppiceError('aborted', 'the client went away'));
@@ -230,7 +251,7 @@ function encodeList(views: readonly SandboxView[]): ListedSandbox[] {
   });
 }
 
-function sandboxIDOf(request: FastifyRequest): string {
+export function sandboxIDOf(request: FastifyRequest): string {
   const text = param(request, 'sandboxID');
   const id = sandboxIDFromPath(text);
   if (id === undefined) throw notFound(text.slice(0, 64));

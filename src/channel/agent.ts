@@ -58,6 +58,8 @@ export interface AgentClient {
   /** Resolves (never rejects) with the reason when the channel is gone; every open stream has then failed `unavailable`. */
   readonly closed: Promise<Error>;
   close(reason?: Error): void;
+  /** Operations under way: requests, processes attached to, watches, sockets. */
+  readonly operations: number;
 
   ping(signal?: AbortSignal): Promise<void>;
   identity(identity: Identity, signal?: AbortSignal): Promise<IdentityResult>;

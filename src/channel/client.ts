@@ -131,6 +131,9 @@ export async function connectAgent(duplex: Duplex, options: ConnectOptions): Pro
     hello,
     closed: session.closed,
     close: (reason) => session.close(reason),
+    get operations() {
+      return session.streamCount;
+    },
 
     ping: async (signal) => void (await call({ op: 'ping' }, REPLIES.nothing, signal)),
     identity: (identity, signal) => call({ op: 'identity', identity }, REPLIES.identity, signal),

@@ -3,6 +3,7 @@ import { existsSync, readFileSync, statfsSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { freemem, totalmem } from 'node:os';
 import { styleText } from 'node:util';
+import type { IsolationBackend } from '../isolation/backend.ts';
 import { openCgroups } from '../isolation/cgroup.ts';
 import { probeNftables } from '../network/nftables/probe.ts';
 import { openHome } from '../store/home.ts';
@@ -57,22 +58,8 @@ export async function doctor(options: OutputOptions): Promise<void> {
   );
 
   if (missing.length === 0) {
-    try {
-      const probe = await openHost(home, createLog({ name: 'doctor', level: 'silent' })).probe();
-      const kvm = probe.accelerator === 'kvm';
-      const boot =
-        probe.referenceBootSeconds === undefined ? '' : `, reference boot ${probe.referenceBootSeconds.toFixed(1)} s`;
-      add(
-        'accelerator',
-        !probe.usable ? 'bad' : kvm ? 'ok' : 'off',
-        `${probe.accelerator}, ${probe.version}${boot}${probe.notices.map((notice) => `; ${notice}`).join('')}`,
-        existsSync('/dev/kvm')
-          ? 'KVM is here but did not pass the self-test (nested or paravirtual hosts often fail it); use a host with real KVM for native speed'
-          : 'enable virtualization in the firmware and load kvm_intel or kvm_amd',
-      );
-    } catch (error) {
-      add('accelerator', 'bad', (error as Error).message, 'see the message');
-    }
+    const host = openHost(home, createLog({ name: 'doctor', level: 'silent' }));
+    for (const backend of host.backends.all) add(...(await findingOf(backend)));
   }
 
   const network = await probeNftables();
@@ -116,6 +103,30 @@ export async function doctor(options: OutputOptions): Promise<void> {
 
   print(options, findings, () => findings.map(line).join('\n'));
   if (findings.some((finding) => finding.state === 'bad')) process.exitCode = 1;
+}
+
+/** What a backend says of this host. The default's absence is bad; another's is less than whole. */
+async function findingOf(backend: IsolationBackend): Promise<[string, Finding['state'], string, string]> {
+  const check = backend.kind === 'microvm' ? 'accelerator' : 'jails';
+  const unusable = backend.kind === 'microvm' ? 'bad' : 'off';
+  try {
+    const probe = await backend.probe();
+    const native = probe.accelerator !== 'tcg';
+    const boot =
+      probe.referenceBootSeconds === undefined ? '' : `, reference boot ${probe.referenceBootSeconds.toFixed(1)} s`;
+    return [
+      check,
+      !probe.usable ? unusable : native ? 'ok' : 'off',
+      `${probe.accelerator}, ${probe.version}${boot}${probe.notices.map((notice) => `; ${notice}`).join('')}`,
+      backend.kind === 'jail'
+        ? 'see the message'
+        : existsSync('/dev/kvm')
+          ? 'KVM is here but did not pass the self-test (nested or paravirtual hosts often fail it); use a host with real KVM for native speed'
+          : 'enable virtualization in the firmware and load kvm_intel or kvm_amd',
+    ];
+  } catch (error) {
+    return [check, unusable, (error as Error).message, 'see the message'];
+  }
 }
 
 const MARKS = { ok: styleText('green', '✔'), off: styleText('yellow', '–'), bad: styleText('red', '✘') } as const;

@@ -25,7 +25,11 @@ plt.show()`;
 /** One request may take this long; emulated guests on a loaded host are slow. */
 const REQUEST_MS = 120_000;
 
-export async function prove(client: ClientEnvironment, signal: AbortSignal): Promise<Proof> {
+/** `jails`: this host runs them, so one is part of the proof. */
+export async function prove(
+  client: ClientEnvironment,
+  { jails, signal }: { readonly jails: boolean; readonly signal: AbortSignal },
+): Promise<Proof> {
   const lines: { what: string; outcome: string; ms: number }[] = [];
   const timings = { create_ms: 0, first_exec_ms: 0, first_run_code_ms: 0 };
   let receipt: Record<string, number> = {};
@@ -46,20 +50,21 @@ export async function prove(client: ClientEnvironment, signal: AbortSignal): Pro
     return ms;
   };
   const stopListening = watchCreates((found) => {
-    receipt = found;
+    if (Object.keys(receipt).length === 0) receipt = found;
   });
+  const connection = {
+    apiUrl: client.E2B_API_URL,
+    sandboxUrl: client.E2B_SANDBOX_URL,
+    apiKey: client.E2B_API_KEY,
+    validateApiKey: false,
+    timeoutMs: 300_000,
+    requestTimeoutMs: REQUEST_MS,
+  };
   try {
     timings.create_ms = await timed(
       "Sandbox.create('code-interpreter-v1')",
       async () => {
-        sandbox = await CodeSandbox.create('code-interpreter-v1', {
-          apiUrl: client.E2B_API_URL,
-          sandboxUrl: client.E2B_SANDBOX_URL,
-          apiKey: client.E2B_API_KEY,
-          validateApiKey: false,
-          timeoutMs: 300_000,
-          requestTimeoutMs: REQUEST_MS,
-        });
+        sandbox = await CodeSandbox.create('code-interpreter-v1', connection);
         return sandbox;
       },
       (made) => made.sandboxId,
@@ -109,6 +114,28 @@ export async function prove(client: ClientEnvironment, signal: AbortSignal): Pro
       () => box.isRunning(),
       (running) => (running ? undefined : 'false'),
     );
+    if (jails) {
+      await timed(
+        "Sandbox.create('base-jail')",
+        async () => {
+          sandbox = await CodeSandbox.create('base-jail', connection);
+          return sandbox;
+        },
+        (made) => made.sandboxId,
+      );
+      const jail = sandbox!;
+      await timed(
+        'echo hello, in the jail',
+        () => jail.commands.run('echo hello', code),
+        (result) => (result.stdout === 'hello\n' ? 'hello' : undefined),
+      );
+      await timed(
+        'sandbox.kill()',
+        () => jail.kill(),
+        (killed) => (killed ? 'gone' : undefined),
+      );
+      sandbox = undefined;
+    }
     return { ok: true, lines, ...timings, receipt };
   } catch (error) {
     const message = error instanceof Error ? error.message : String(error);

@@ -24,22 +24,24 @@ export async function runNode(options: { readonly home: string }): Promise<void>
     const who = accounts();
     const host = openHost(home, log);
     const fabric = await host.openFabric();
-    const probe = await host.probe();
+    const { backends, status: backendStatus, notices } = await host.measure();
     await fabric.start();
-    const templates = await host.builds.ready();
+    const templates = await host.builds.ready(backends);
     const rows = new Rows(home.nodeDatabase);
     const node = new Node({
-      backend: host.backend,
-      accelerator: probe.accelerator,
+      backends,
+      backendStatus,
       fabric,
       rows,
       templates,
       machinesFolder: home.machines,
-      firstUid: who?.firstMachine,
+      snapshotsFolder: home.snapshots,
+      uids: who?.machines,
       seed: openSeed(home.seedFile),
       pool: settings.pool,
+      ahead: true,
       ...(settings.memoryBudgetMB === undefined ? {} : { memoryBudgetMB: settings.memoryBudgetMB }),
-      notices: [...probe.notices, ...fabric.notices],
+      notices: [...notices, ...fabric.notices],
       log,
     });
     await node.start();
@@ -61,7 +63,7 @@ export async function runNode(options: { readonly home: string }): Promise<void>
       log.info({}, 'the node stopped');
     });
     tell({ type: 'ready' });
-    log.info({ accelerator: probe.accelerator, templates: templates.length }, 'the node serves');
+    log.info({ backends: backendStatus, templates: templates.length }, 'the node serves');
   } catch (error) {
     log.error({ error }, 'the node could not start');
     const message = error instanceof Error ? error.message : String(error);

@@ -1,9 +1,11 @@
 /** `coppice sandbox …`: the official SDK pointed at the running service; nothing here that a user could not do. */
 import { CommandExitError, Sandbox, type SandboxInfo } from 'e2b';
+import { ISOLATION_KEY, type Isolation } from '../contract/node-api.ts';
 import { type OutputOptions, print, table } from './report.ts';
 import { runningService } from './settings.ts';
 
-function connection() {
+/** The running service, as the SDK wants it. */
+export function connection() {
   const service = runningService();
   return {
     apiUrl: service.E2B_API_URL,
@@ -33,9 +35,18 @@ export async function list(options: OutputOptions): Promise<void> {
 
 export async function create(
   template: string | undefined,
-  options: OutputOptions & { readonly timeout: number },
+  options: OutputOptions & {
+    readonly timeout: number;
+    readonly isolation?: Isolation;
+    readonly autoPause?: boolean;
+  },
 ): Promise<void> {
-  const sandbox = await Sandbox.create(template ?? 'base', { ...connection(), timeoutMs: options.timeout * 1000 });
+  const sandbox = await Sandbox.create(template ?? 'base', {
+    ...connection(),
+    timeoutMs: options.timeout * 1000,
+    ...(options.autoPause ? { lifecycle: { onTimeout: 'pause' as const } } : {}),
+    ...(options.isolation === undefined ? {} : { metadata: { [ISOLATION_KEY]: options.isolation } }),
+  });
   print(options, { sandboxID: sandbox.sandboxId }, () => sandbox.sandboxId);
 }
 
@@ -117,4 +128,27 @@ export async function kill(ids: readonly string[], options: OutputOptions): Prom
     outcomes.map((one) => `${one.sandboxID}: ${one.killed ? 'killed' : 'not found'}`).join('\n'),
   );
   if (outcomes.some((one) => !one.killed)) process.exitCode = 1;
+}
+
+export async function pause(ids: readonly string[], options: OutputOptions): Promise<void> {
+  const outcomes = await Promise.all(
+    ids.map(async (id) => ({ sandboxID: id, paused: await Sandbox.pause(id, connection()) })),
+  );
+  print(options, outcomes, () =>
+    outcomes.map((one) => `${one.sandboxID}: ${one.paused ? 'paused' : 'paused already'}`).join('\n'),
+  );
+}
+
+export async function resume(
+  ids: readonly string[],
+  options: OutputOptions & { readonly timeout: number },
+): Promise<void> {
+  const timeoutMs = options.timeout * 1000;
+  // E2B's verb for it: one that runs is left running.
+  await Promise.all(ids.map((id) => Sandbox.connect(id, { ...connection(), timeoutMs })));
+  print(
+    options,
+    ids.map((sandboxID) => ({ sandboxID, state: 'running' })),
+    () => ids.map((id) => `${id}: running`).join('\n'),
+  );
 }

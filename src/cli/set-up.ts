@@ -9,7 +9,9 @@ import type { Progress } from './progress.ts';
 export async function setUp(home: Home, log: Log, progress: Progress, signal: AbortSignal): Promise<void> {
   await setUpPackages(progress, signal);
   const host = openHost(home, log);
-  for (const definition of BUILT_IN_TEMPLATES) await host.buildTemplate(definition, { progress, signal, force: false });
+  const { backends } = await host.measure(signal);
+  for (const definition of BUILT_IN_TEMPLATES)
+    if (backends.has(definition.isolation)) await host.buildTemplate(definition, { progress, signal, force: false });
   await host.builds.sweep();
 }
 

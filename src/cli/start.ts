@@ -1,7 +1,7 @@
 /** `coppice start`: set up, serve, prove, wait for Ctrl-C, leave nothing behind. */
 import { join } from 'node:path';
 import { styleText } from 'node:util';
-import type { LeakReport } from '../contract/node-api.ts';
+import type { BackendStatus, LeakReport } from '../contract/node-api.ts';
 import { connectNodeApi } from '../contract/node-rpc/client.ts';
 import { openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
@@ -29,6 +29,8 @@ interface Panel {
   readonly ok: boolean;
   readonly backend: string;
   readonly accelerator: string;
+  /** Every kind of isolation on offer here; the first is the default's. */
+  readonly backends: readonly BackendStatus[];
   readonly ready_ms: number;
   readonly create_ms: number | null;
   readonly first_exec_ms: number | null;
@@ -74,7 +76,8 @@ export async function start(options: StartOptions): Promise<void> {
       await untilHot(node, abort.signal);
       progress.done();
       progress.step('proving it with the official SDK');
-      proof = await prove(env, abort.signal);
+      const jails = (await node.status()).backends.some((one) => one.isolation === 'jail');
+      proof = await prove(env, { jails, signal: abort.signal });
       if (proof.ok) progress.done();
     }
     const status = await node.status();
@@ -82,8 +85,9 @@ export async function start(options: StartOptions): Promise<void> {
     progress.stop();
     panel = {
       ok: proof?.ok ?? true,
-      backend: status.backend,
-      accelerator: status.accelerator,
+      backend: status.backends[0]?.backend ?? 'none',
+      accelerator: status.backends[0]?.accelerator ?? 'none',
+      backends: status.backends,
       ready_ms: readyMs,
       create_ms: proof?.create_ms ?? null,
       first_exec_ms: proof?.first_exec_ms ?? null,
@@ -137,11 +141,14 @@ async function untilHot(node: ReturnType<typeof connectNodeApi>, signal: AbortSi
   }
 }
 
+const describe = ({ isolation, backend, accelerator }: BackendStatus): string =>
+  `${isolation}s by ${backend}, ${accelerator}`;
+
 function draw(panel: Panel): string {
   const width = Math.max(...panel.proof.map((line) => line.what.length), 10);
   const lines = [
     '',
-    `${styleText('bold', 'Coppice')}  ${panel.backend}, ${panel.accelerator}${accounts() ? '' : ', rootless'}`,
+    `${styleText('bold', 'Coppice')}  ${panel.backends.map(describe).join('; ')}${accounts() ? '' : '; rootless'}`,
     ...panel.notices.map((notice) => styleText('yellow', `  ${notice}`)),
     '',
     ...panel.proof.map(

@@ -3,6 +3,15 @@
  * over a unix socket. The truth about a sandbox (owner included) stays on its node.
  */
 
+/** `microvm`: a kernel of its own. `jail`: the host's kernel, shared; native speed, for code its owner trusts more. */
+export type Isolation = 'microvm' | 'jail';
+export const ISOLATIONS: readonly Isolation[] = ['microvm', 'jail'];
+/** Key of a create's metadata that asks for a kind of isolation, for SDKs that have no word for it. It stays in the metadata. */
+export const ISOLATION_KEY = 'coppice.isolation';
+
+/** What a sandbox's deadline does to it. */
+export type OnTimeout = 'kill' | 'pause';
+
 export type SandboxState = 'creating' | 'running' | 'pausing' | 'paused' | 'resuming' | 'killing' | 'killed' | 'error';
 
 /** Network wishes of one create. Fields that are not enforced yet never get this far: the edge refuses them by name. */
@@ -13,12 +22,16 @@ export interface NetworkWish {
 
 export interface CreateSandboxRequest {
   readonly teamID: string;
-  /** Template id, alias or `alias:tag`, as the client wrote it. */
+  /** Template or snapshot: id, alias, `id:tag` or `alias:tag`, as the client wrote it. */
   readonly template: string;
+  /** Kind wished for; default the template's own. A template's root filesystem may serve both. */
+  readonly isolation?: Isolation;
   /** Seconds from now, > 0. */
   readonly timeoutSeconds: number;
   /** True: envd demands the access token. */
   readonly secure: boolean;
+  /** Default `kill`. `pause` is refused where the template's isolation cannot. */
+  readonly onTimeout?: OnTimeout;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
   readonly network: NetworkWish;
@@ -31,8 +44,11 @@ export interface SandboxView {
   readonly templateID: string;
   readonly alias?: string;
   readonly state: SandboxState;
+  /** When it was made, or last resumed. */
   readonly startedAtMs: number;
+  /** When its time is up; of a paused one, when it was paused. */
   readonly endAtMs: number;
+  readonly onTimeout: OnTimeout;
   readonly cpuCount: number;
   readonly memoryMB: number;
   readonly diskSizeMB: number;
@@ -40,6 +56,7 @@ export interface SandboxView {
   readonly envdAccessToken?: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly allowInternetAccess?: boolean;
+  readonly isolation: Isolation;
   /** UUID of the present generation (a new one at each restore, rollback or fork). */
   readonly generation: string;
 }
@@ -78,6 +95,42 @@ export interface ListSandboxesResult {
   readonly totalRunning: number;
 }
 
+/** What a sandbox had on disk at one instant, as something to make sandboxes from. Its team's alone. */
+export interface SnapshotView {
+  /** `<templateID>:<tag>`, or `<alias>:<tag>` when it was given a name: what `CreateSandboxRequest.template` takes. */
+  readonly snapshotID: string;
+  /** Every `<alias>:<tag>`; none when it was given no name. */
+  readonly names: readonly string[];
+  readonly templateID: string;
+  readonly buildID: string;
+  /** The sandbox that it was taken of, which may be gone. */
+  readonly sourceID: string;
+  readonly isolation: Isolation;
+  readonly createdAtMs: number;
+}
+
+export interface ListSnapshotsQuery {
+  readonly teamID: string;
+  /** Only those of this sandbox. */
+  readonly sourceID?: string;
+  /** Only those that go by this: id or alias, with or without a tag. */
+  readonly name?: string;
+  /** 1..100; newest first. */
+  readonly limit: number;
+  /** Position after which the page begins. */
+  readonly after?: SnapshotPosition;
+}
+
+export interface SnapshotPosition {
+  readonly createdAtMs: number;
+  readonly buildID: string;
+}
+
+export interface ListSnapshotsResult {
+  readonly snapshots: readonly SnapshotView[];
+  readonly next?: SnapshotPosition;
+}
+
 export interface TemplateView {
   readonly templateID: string;
   readonly buildID: string;
@@ -86,7 +139,7 @@ export interface TemplateView {
   readonly memoryMB: number;
   readonly diskSizeMB: number;
   readonly envdVersion: string;
-  readonly isolation: 'microvm' | 'jail';
+  readonly isolation: Isolation;
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
   readonly spawnCount: number;
@@ -97,6 +150,7 @@ export interface TemplateView {
 /** Resources of Coppice found on the host that no live sandbox, pool entry or template build accounts for. */
 export interface LeakReport {
   readonly processes: number;
+  /** Taps, and the far ends of jails' veths with their namespaces. */
   readonly taps: number;
   readonly addresses: number;
   readonly rules: number;
@@ -107,9 +161,16 @@ export interface LeakReport {
   readonly details: readonly string[];
 }
 
-export interface NodeStatus {
+/** One isolation backend that this host offers. */
+export interface BackendStatus {
+  readonly isolation: Isolation;
   readonly backend: string;
+  /** `kvm`, `tcg`; for jails the runtime's name. */
   readonly accelerator: string;
+}
+
+export interface NodeStatus {
+  readonly backends: readonly BackendStatus[];
   readonly rootless: boolean;
   readonly ready: boolean;
   /** One line each: what is off on this host and why. */
@@ -124,15 +185,44 @@ export interface NodeApi {
   createSandbox(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult>;
   getSandbox(teamID: string, sandboxID: string): Promise<SandboxView>;
   listSandboxes(query: ListSandboxesQuery): Promise<ListSandboxesResult>;
-  /** Lengthens the deadline to now + timeout if that is later; never shortens it. */
+  /**
+   * Of a running sandbox, lengthens the deadline to now + timeout if that is later. A paused one is resumed until now +
+   * timeout; of callers who ask at once, one is told `resumed`.
+   */
   connectSandbox(
     teamID: string,
     sandboxID: string,
     timeoutSeconds: number,
   ): Promise<{ sandbox: SandboxView; resumed: boolean }>;
-  /** Sets the deadline to now + timeout; 0 ends it now. */
+  /** As connectSandbox for a paused sandbox; `conflict` when it runs. */
+  resumeSandbox(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<SandboxView>;
+  /**
+   * Resolves when nothing of it runs any more and its row says so: memory, processes and disk stay as they are, its
+   * connections are cut, its deadline is off. `conflict` when it is paused already; `not_implemented` where its isolation
+   * cannot.
+   */
+  pauseSandbox(teamID: string, sandboxID: string): Promise<void>;
+  /** Lengthens the deadline of a running sandbox to now + timeout if that is later. A paused one is `sandbox_not_found`. */
+  refreshSandbox(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<void>;
+  /** Sets the deadline of a running sandbox to now + timeout; 0 is now. A paused one is `sandbox_not_found`. */
   setSandboxTimeout(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<void>;
   killSandbox(teamID: string, sandboxID: string): Promise<void>;
+  /**
+   * Captures what a running or paused sandbox has on disk; it goes on. `name`: alias, or `alias:tag`; the snapshot takes
+   * the place of an earlier one of the team that has it. `conflict` when a template has the alias; `not_implemented` where
+   * its isolation cannot.
+   */
+  createSnapshot(
+    teamID: string,
+    sandboxID: string,
+    options: { readonly name?: string; readonly signal?: AbortSignal },
+  ): Promise<SnapshotView>;
+  listSnapshots(query: ListSnapshotsQuery): Promise<ListSnapshotsResult>;
+  /**
+   * `snapshot`: id or alias; with a tag that one, without one all of them. Sandboxes made from it go on. Unknown or of
+   * another team: `template_not_found`; a template that is no snapshot: `not_implemented`.
+   */
+  deleteSnapshot(teamID: string, snapshot: string): Promise<void>;
   listTemplates(): Promise<readonly TemplateView[]>;
   status(): Promise<NodeStatus>;
   leaks(): Promise<LeakReport>;

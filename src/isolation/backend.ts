@@ -3,12 +3,35 @@
  * above this interface knows which backend runs. A machine's agent is reached by one byte stream; no address is needed.
  */
 import type { Duplex } from 'node:stream';
+import type { Isolation } from '../contract/node-api.ts';
+
+export type { Isolation };
 
 export interface BackendCapabilities {
   /** Memory and device state can be captured (golden checkpoint, pause with memory, fork). */
   readonly memoryCheckpoint: boolean;
+  /** What a machine has written can be captured while it goes on, as something to make machines from (`captureDisk`). */
+  readonly diskSnapshot: boolean;
+  /** `park` may last: a parked machine stays as it is for as long as the host runs, whatever becomes of the node. */
+  readonly pause: boolean;
   /** The guest has a kernel of its own. */
   readonly ownKernel: boolean;
+  /**
+   * A machine is born as itself: its names are MachineSpec's, its network is set up, clock and entropy are its kernel's.
+   * False: it is a clone of a memory image, or boots like one, and takes all of that on through its agent.
+   */
+  readonly bornItself: boolean;
+  /** The agent starts at the first `openChannel`, and ends when its work is done; a machine nobody spoke to has none. */
+  readonly agentOnDemand: boolean;
+  /** How its machines meet the network; see MachineNetwork. */
+  readonly port: MachineNetwork['kind'];
+  /** Host users that each machine holds, from `MachineSpec.uid` on; 0: none is taken. */
+  readonly uidsEach: number;
+  /**
+   * What admission counts a machine of `memoryMB` as: `memoryMB / overcommit + overheadMB` MiB. A microVM may dirty all of
+   * its memory and never gives it back; a jail's is the host's, returned when freed, and bounded for all jails together.
+   */
+  readonly admission: { readonly overcommit: number; readonly overheadMB: number };
 }
 
 /** What the host offers this backend, measured and not assumed. */
@@ -45,9 +68,24 @@ export interface MachineShape {
 
 /** Where a machine meets the network; made by network/. Absent: no network device traffic. */
 export interface MachineNetwork {
-  readonly tap: string;
-  /** Path of the network namespace that holds the tap. */
+  /**
+   * `tap`: a device for a VMM to open, in the fabric's namespace. `namespace`: a network namespace of the machine's own,
+   * with its interface, address and routes in place.
+   */
+  readonly kind: 'tap' | 'namespace';
+  /** Name of the interface in the fabric's namespace. */
+  readonly port: string;
+  /** Path of the namespace to enter: the one that holds the tap, or the machine's own. Opaque to the node. */
   readonly namespace: string;
+}
+
+/** Who a machine is. Backends whose machines are born themselves need it at birth; to others it is told by the agent. */
+export interface MachineNames {
+  readonly hostname: string;
+  /** 32 hex digits, as in /etc/machine-id. */
+  readonly machineID: string;
+  /** IPv4, dotted; absent without a network. */
+  readonly address?: string;
 }
 
 export interface MachineSpec {
@@ -56,8 +94,9 @@ export interface MachineSpec {
   /** Folder of this machine, made by the caller, emptied and removed by Machine.destroy. */
   readonly folder: string;
   readonly shape: MachineShape;
+  readonly names: MachineNames;
   readonly network?: MachineNetwork;
-  /** The VMM runs as this uid and gid when the node is root. */
+  /** First of the host's uids (and gids) that are this machine's alone, `uidsEach` of them, when the node is root. */
   readonly uid?: number;
 }
 
@@ -66,29 +105,36 @@ export interface MachineRecord {
   readonly backend: string;
   readonly id: string;
   readonly folder: string;
+  /** 0: no one process is the machine, which is found by its id. */
   readonly pid: number;
-  /** Field 22 of /proc/<pid>/stat: tells a recycled pid from ours. */
+  /** Tells a recycled pid from ours; the backend's own text, on Linux field 22 of /proc/<pid>/stat. */
   readonly pidStartTime: string;
 }
 
 export interface Machine {
   readonly id: string;
   readonly record: MachineRecord;
-  /** Opens the byte stream to the agent (the raw one: sessions are channel/'s). One at a time. */
+  /**
+   * Opens the byte stream to the agent (the raw one: sessions are channel/'s), starting the agent where it starts on
+   * demand. One at a time.
+   */
   openChannel(signal?: AbortSignal): Promise<Duplex>;
   /** Stops it from running (SIGSTOP or freezer): no CPU, its clock runs on. Idempotent. */
-  park(): void;
-  /** The reverse, without a round trip. */
+  park(): void | Promise<void>;
+  /** The reverse, without a round trip; after a park that is still under way, too. */
   unpark(): void;
   /** Resolves once, when the machine is gone for whatever reason. */
   readonly exited: Promise<{ readonly reason: string }>;
   /** Kills it if it lives, and removes everything it had: process, cgroup, folder. Idempotent, never depends on the guest. */
   destroy(): Promise<void>;
-  /** Bytes of host memory that only this machine holds (private pages), and CPU seconds used so far. */
+  /** Bytes of host memory that only this machine holds, or a bound where pages cannot be told apart; CPU seconds so far. */
   usage(): Promise<{ readonly privateBytes: number; readonly cpuSeconds: number }>;
 }
 
-/** A published golden checkpoint. */
+/**
+ * A published golden checkpoint. Of a backend without memory checkpoints it is the manifest alone: what its machines start
+ * from is the image.
+ */
 export interface GoldenCheckpoint {
   readonly folder: string;
   readonly manifest: GoldenManifest;
@@ -109,7 +155,8 @@ export interface GoldenManifest {
 
 export interface IsolationBackend {
   readonly name: string;
-  readonly kind: 'microvm' | 'jail';
+  readonly kind: Isolation;
+  /** Settled once `probe` has answered. */
   readonly capabilities: BackendCapabilities;
   /** Measured once per boot of the host and kept in the home folder. */
   probe(signal?: AbortSignal): Promise<BackendProbe>;
@@ -128,9 +175,19 @@ export interface IsolationBackend {
   openGolden(folder: string, options?: { readonly verify?: boolean }): Promise<GoldenCheckpoint>;
   /** Clones it: a new machine, running, its agent not yet spoken to. On failure nothing is left behind. */
   clone(golden: GoldenCheckpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<Machine>;
+  /**
+   * Captures what a running or parked machine has written, at one instant, and publishes it atomically at `out`: a
+   * checkpoint without memory, which `clone` takes like a golden one. The machine goes on. Backends with `diskSnapshot`.
+   */
+  captureDisk?(
+    machine: Machine,
+    about: { readonly image: MachineImage; readonly shape: MachineShape },
+    out: string,
+    signal?: AbortSignal,
+  ): Promise<GoldenCheckpoint>;
   /** Finds a machine again by its record. undefined: it is gone. */
   adopt(record: MachineRecord): Promise<Machine | undefined>;
-  /** Live processes and cgroups of this backend under `root` (the home's machines folder), for the leak check and the sweep. */
+  /** What is there of this backend's machines, for the leak check and the sweep; `kind` is what it is counted as. */
   census(
     machinesFolder: string,
   ): Promise<

@@ -4,6 +4,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { CoppiceError } from '../contract/errors.ts';
 
 export interface ProcessIdentity {
   readonly pid: number;
@@ -22,6 +23,7 @@ export interface ProcessFacts extends ProcessIdentity {
 /** USER_HZ: the unit of times in /proc, 100 on every architecture Linux runs QEMU on. */
 const TICKS_PER_SECOND = 100;
 const PAGE_BYTES = 4096;
+const EXIT_DEADLINE_MS = 5_000;
 
 /** Takes /proc/<pid>/stat apart; the command name (field 2) may hold spaces and parentheses. undefined: not such a line. */
 export function parseStat(text: string): ProcessFacts | undefined {
@@ -102,4 +104,27 @@ export function listPids(): readonly number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .map(Number);
+}
+
+/** SIGKILL, which also ends a stopped process, and the wait for it to be gone. */
+export async function endProcess(identity: ProcessIdentity): Promise<void> {
+  signalProcess(identity, 'SIGKILL');
+  if (!(await waitGone(identity, EXIT_DEADLINE_MS)))
+    throw new CoppiceError('internal', `process ${identity.pid} did not end within ${EXIT_DEADLINE_MS} ms of SIGKILL`);
+}
+
+/** Watches a process that is not a child of this one. The timer does not keep the node alive. */
+export function watchExit(identity: ProcessIdentity, everyMs = 200): Promise<{ readonly reason: string }> {
+  return new Promise((resolve) => {
+    const timer = setInterval(() => {
+      if (isAlive(identity)) return;
+      clearInterval(timer);
+      resolve({ reason: 'the process is gone' });
+    }, everyMs);
+    timer.unref();
+  });
+}
+
+export function identityOf(record: { readonly pid: number; readonly pidStartTime: string }): ProcessIdentity {
+  return { pid: record.pid, startTime: record.pidStartTime };
 }

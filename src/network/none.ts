@@ -1,4 +1,4 @@
-/** The network of a host where taps cannot be had: guests have none, and asking for one is refused by name. */
+/** The network of a host where none can be had: guests have none, and asking for one is refused by name. */
 import { CoppiceError } from '../contract/errors.ts';
 import type { NetworkFabric } from './fabric.ts';
 
@@ -17,7 +17,7 @@ export function createNoNetwork(reason: string): NetworkFabric {
       if (policy.allowInternet) throw refusal(`allow_internet_access cannot be honoured: ${reason}`, reason);
     },
     detach: async () => {},
-    census: async () => ({ taps: [], addresses: [], rules: [] }),
+    census: async () => ({ ports: [], addresses: [], rules: [] }),
     attached: async () => [],
     stop: async () => {},
   };

@@ -1,12 +1,10 @@
 /**
- * Says no before the host does. Every machine is counted with its worst case (all of its memory dirtied, plus the VMM),
- * because a clone that was cheap at hand-out is not when its owner fills it.
+ * Says no before the host does. A machine is counted with what it may come to hold, not with what it holds: a clone that
+ * was cheap at hand-out is not when its owner fills it. What that is, its backend says.
  */
 import { totalmem } from 'node:os';
 import { CoppiceError } from '../contract/errors.ts';
 
-/** MiB that a VMM holds beside its guest's memory, measured (docs/performance.md), rounded up. */
-const VMM_OVERHEAD_MB = 64;
 /** Part of the host's memory that sandboxes may claim together; the rest is for the host, page cache and Coppice. */
 const SHARE_OF_HOST = 0.85;
 
@@ -15,7 +13,7 @@ export class Admission {
   readonly #held = new Map<string, number>();
   #heldMB = 0;
 
-  /** `budgetMB`: sum of worst cases allowed; default a share of the host's memory. */
+  /** `budgetMB`: sum of counts allowed; default a share of the host's memory. */
   constructor(budgetMB: number = Math.floor((totalmem() / 2 ** 20) * SHARE_OF_HOST)) {
     this.#budgetMB = budgetMB;
   }
@@ -25,7 +23,7 @@ export class Admission {
   }
 
   fits(memoryMB: number): boolean {
-    return memoryMB + VMM_OVERHEAD_MB <= this.freeMB;
+    return memoryMB <= this.freeMB;
   }
 
   /** Takes the room for one machine, or throws `capacity`. */
@@ -33,7 +31,7 @@ export class Admission {
     if (!this.fits(memoryMB)) {
       throw new CoppiceError(
         'capacity',
-        `no room for a sandbox of ${memoryMB} MiB: ${Math.max(0, this.freeMB)} of ${this.#budgetMB} MiB left`,
+        `no room for a sandbox that counts as ${memoryMB} MiB: ${Math.max(0, this.freeMB)} of ${this.#budgetMB} MiB left`,
       );
     }
     this.#hold(id, memoryMB);
@@ -51,8 +49,7 @@ export class Admission {
 
   #hold(id: string, memoryMB: number): void {
     this.release(id);
-    const worstCase = memoryMB + VMM_OVERHEAD_MB;
-    this.#held.set(id, worstCase);
-    this.#heldMB += worstCase;
+    this.#held.set(id, memoryMB);
+    this.#heldMB += memoryMB;
   }
 }

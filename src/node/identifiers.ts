@@ -6,7 +6,12 @@ const ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789';
 
 /** E2B's form: `i` and 20 of [a-z0-9]; never a dash, since routes cut ids there. */
 export function newSandboxID(): string {
-  let id = 'i';
+  return `i${newTemplateID()}`;
+}
+
+/** E2B's form: 20 of [a-z0-9]. */
+export function newTemplateID(): string {
+  let id = '';
   for (let count = 0; count < 20; count++) id += ALPHABET[randomInt(ALPHABET.length)];
   return id;
 }

@@ -1,34 +1,36 @@
 /** Counts what is on the host in this home's name and is accounted for by nobody. */
 import type { LeakReport } from '../contract/node-api.ts';
-import type { IsolationBackend } from '../isolation/backend.ts';
+import type { Backends } from '../isolation/backends.ts';
 import type { NetworkFabric } from '../network/fabric.ts';
 
-/** `known`: ids of the machines that have a row. */
+/** `known`: ids of the machines that have a row. `files`: what was found to belong to nobody already. */
 export async function takeCensus(
-  backend: IsolationBackend,
+  backends: Backends,
   fabric: NetworkFabric,
   machinesFolder: string,
   known: ReadonlySet<string>,
+  files: readonly string[] = [],
 ): Promise<LeakReport> {
-  const strays = (await backend.census(machinesFolder)).filter((item) => !known.has(item.id));
+  const strays = (await backends.census(machinesFolder)).filter((item) => !known.has(item.id));
   const attachments = await fabric.attached();
   const ours = attachments.filter((one) => known.has(one.id));
   const network = await fabric.census();
-  const taps = network.taps.filter((tap) => !ours.some((one) => one.tap === tap));
-  const addresses = network.addresses.filter((address) => !ours.some((one) => address.includes(one.address)));
-  const rules = network.rules.filter((rule) => !ours.some((one) => rule.includes(one.tap)));
+  const ports = network.ports.filter((port) => !ours.some((one) => one.port === port || one.namespace === port));
+  const addresses = network.addresses.filter((address) => !ours.some((one) => address === one.address));
+  const rules = network.rules.filter((rule) => !ours.some((one) => rule.split(' ').includes(one.port)));
   const count = (kind: string): number => strays.filter((item) => item.kind === kind).length;
   return {
     processes: count('process'),
-    taps: taps.length,
+    taps: ports.length,
     addresses: addresses.length,
     rules: rules.length,
     mounts: count('mount'),
-    files: count('file'),
+    files: count('file') + files.length,
     cgroups: count('cgroup'),
     details: [
       ...strays.map((item) => `${item.kind} ${item.id}: ${item.detail}`),
-      ...taps.map((tap) => `tap ${tap}`),
+      ...files.map((name) => `file ${name}: of no snapshot`),
+      ...ports.map((port) => `port ${port}`),
       ...addresses.map((address) => `address ${address}`),
       ...rules.map((rule) => `rule ${rule}`),
     ],

@@ -17,11 +17,17 @@ export interface MemberOptions {
   readonly generation: string;
   readonly memoryMB: number;
   readonly languages: readonly string[];
+  /** Environment of its processes, until `assign` says otherwise. */
+  readonly env: Readonly<Record<string, string>>;
   readonly machine: Machine;
-  readonly attachment?: Attachment;
+  /** Its agent comes and goes, and is told at each session whose it is. */
+  readonly agentOnDemand: boolean;
+  readonly attachment: Attachment | undefined;
   readonly log: Log;
 }
 
+/** A session that nothing has used for this long is let go of where the agent then ends: an idle jail has none. */
+const UNUSED_MS = 15_000;
 /** How long a session may take to begin with a guest that already runs. Wide: an emulated guest on a loaded host is slow. */
 const SESSION_DEADLINE_MS = 20_000;
 
@@ -38,14 +44,17 @@ export class Member {
   internet = false;
   readonly #log: Log;
   readonly #languages: readonly string[];
+  readonly #agentOnDemand: boolean;
   readonly #cuts = new Set<() => void>();
   #agent: AgentClient | undefined;
   #connecting: Promise<AgentClient> | undefined;
-  #env: Readonly<Record<string, string>> = {};
+  #env: Readonly<Record<string, string>>;
   #accessToken: string | undefined;
   #envd: Envd | undefined;
   #interpreter: Interpreter | undefined;
   #ended = false;
+  /** When the session was last asked for or in use. */
+  #usedAtMs = 0;
 
   constructor(options: MemberOptions) {
     this.id = options.id;
@@ -55,6 +64,8 @@ export class Member {
     this.machine = options.machine;
     this.attachment = options.attachment;
     this.#languages = options.languages;
+    this.#env = options.env;
+    this.#agentOnDemand = options.agentOnDemand;
     this.#log = options.log.child({ sandboxID: options.id });
   }
 
@@ -70,8 +81,9 @@ export class Member {
     return this.#accessToken;
   }
 
-  /** The session that stands now, if any. */
+  /** The session that stands now, if any; asking counts as using it. */
   get session(): AgentClient | undefined {
+    this.#usedAtMs = performance.now();
     return this.#agent;
   }
 
@@ -79,8 +91,9 @@ export class Member {
   async agent(): Promise<AgentClient> {
     if (this.#ended)
       throw new CoppiceError('sandbox_not_found', `Sandbox "${this.id}" doesn't exist or you don't have access to it`);
+    this.#usedAtMs = performance.now();
     if (this.#agent) return this.#agent;
-    this.#connecting ??= this.#connect(false).finally(() => {
+    this.#connecting ??= this.#connect(this.#agentOnDemand).finally(() => {
       this.#connecting = undefined;
     });
     return this.#connecting;
@@ -92,23 +105,52 @@ export class Member {
   }
 
   async #connect(clean: boolean, signal?: AbortSignal): Promise<AgentClient> {
-    const stream = await this.machine.openChannel(signal);
-    const agent = await connectAgent(stream, {
-      log: this.#log,
-      signal,
-      deadlineMs: SESSION_DEADLINE_MS,
-      resync: !clean,
+    const open = async (): Promise<AgentClient> =>
+      connectAgent(await this.machine.openChannel(signal), {
+        log: this.#log,
+        signal,
+        deadlineMs: SESSION_DEADLINE_MS,
+        resync: !clean,
+      });
+    const agent = await open().catch((error: unknown) => {
+      // One on demand may have been ending just as it was spoken to; the next attempt starts another.
+      if (!this.#agentOnDemand || signal?.aborted) throw error;
+      return open();
     });
     if (this.#ended) {
       agent.close();
       throw new CoppiceError('sandbox_not_found', `sandbox ${this.id} ended while its session began`);
     }
+    if (this.#agentOnDemand) await this.#introduce(agent, signal);
     this.#agent = agent;
+    this.#usedAtMs = performance.now();
     void agent.closed.then((reason) => {
+      const unexpected = this.#agent === agent && !this.#ended;
       if (this.#agent === agent) this.#agent = undefined;
-      if (!this.#ended) this.#log.warn({ error: reason }, 'the session with the agent ended');
+      if (unexpected) this.#log.warn({ error: reason }, 'the session with the agent ended');
     });
     return agent;
+  }
+
+  /** Called now and then: lets go of a session that nobody has used for so long, where that lets the agent end. */
+  rest(unusedMs = UNUSED_MS): void {
+    const agent = this.#agent;
+    if (!agent || !this.#agentOnDemand) return;
+    const now = performance.now();
+    if (agent.operations > 0) this.#usedAtMs = now;
+    if (now - this.#usedAtMs < unusedMs) return;
+    this.#agent = undefined;
+    agent.close();
+  }
+
+  async #introduce(agent: AgentClient, signal?: AbortSignal): Promise<void> {
+    const { generation, id: sandboxID, templateID } = this;
+    try {
+      await agent.identity({ generation, sandboxID, templateID, env: this.#env }, signal);
+    } catch (error) {
+      agent.close();
+      throw error;
+    }
   }
 
   /** From pool entry to sandbox: what its services serve from now on. */
@@ -136,7 +178,10 @@ export class Member {
       templateID: this.templateID,
       languages: this.#languages,
       defaultUser: 'user' as const,
-      agent: () => this.#agent ?? this.agent(),
+      agent: () => {
+        this.#usedAtMs = performance.now();
+        return this.#agent ?? this.agent();
+      },
       get env(): Readonly<Record<string, string>> {
         return member.#env;
       },

@@ -21,6 +21,8 @@ export interface PoolOptions<Entry> {
 
 /** Claims in this window are what the next window is expected to bring. */
 const DEMAND_WINDOW_MS = 30_000;
+/** After a claim, while there is another entry. */
+const QUIET_MS = 200;
 /** After a failed growth, doubling up to the last. */
 const RETRY_MS = [250, 1_000, 5_000, 30_000];
 
@@ -33,6 +35,7 @@ export class Pool<Entry> {
   #held = 0;
   #failures = 0;
   #retry: NodeJS.Timeout | undefined;
+  #quiet: NodeJS.Timeout | undefined;
 
   constructor(options: PoolOptions<Entry>) {
     this.#options = options;
@@ -56,15 +59,21 @@ export class Pool<Entry> {
     return this.#ready.shift();
   }
 
-  /** No growth begins while a claim is in flight: restoring costs the CPU that the claim needs. */
+  /**
+   * No growth begins while a claim is in flight, nor right after it unless the tier is empty: growing costs the CPU that the
+   * claim, and the first thing that its owner then does, need.
+   */
   hold(): () => void {
     this.#held++;
+    clearTimeout(this.#quiet);
     let held = true;
     return () => {
       if (!held) return;
       held = false;
       this.#held--;
-      if (this.#held === 0) setImmediate(() => this.refill());
+      if (this.#held > 0) return;
+      if (this.#ready.length === 0) setImmediate(() => this.refill());
+      else this.#quiet = setTimeout(() => this.refill(), QUIET_MS).unref();
     };
   }
 
@@ -105,6 +114,7 @@ export class Pool<Entry> {
   abandon(): void {
     this.#abort.abort();
     clearTimeout(this.#retry);
+    clearTimeout(this.#quiet);
     this.#ready.length = 0;
   }
 
@@ -112,6 +122,7 @@ export class Pool<Entry> {
   async close(): Promise<void> {
     this.#abort.abort();
     clearTimeout(this.#retry);
+    clearTimeout(this.#quiet);
     await this.#growing;
     await Promise.all(this.#ready.splice(0).map((entry) => this.#options.drop(entry)));
   }

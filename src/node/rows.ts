@@ -1,45 +1,13 @@
 /**
- * The durable row of each machine. SQL lives here and nowhere else in the node. Every change of state checks the state it
+ * The durable row of each machine. SQL of the node is here, in snapshot-rows and in migrations, and nowhere else. Every change of state checks the state it
  * leaves, so that two callers can never both win.
  */
+import type { OnTimeout } from '../contract/node-api.ts';
 import type { MachineRecord } from '../isolation/backend.ts';
-import { type Database, type Migration, openDatabase } from '../store/database.ts';
+import { type Database, openDatabase } from '../store/database.ts';
+import { MIGRATIONS } from './migrations.ts';
+import { SnapshotRows } from './snapshot-rows.ts';
 import { NEXT, type RowState } from './state.ts';
-
-export const MIGRATIONS: readonly Migration[] = [
-  {
-    version: 1,
-    name: 'node: machines',
-    sql: `
-      CREATE TABLE machine (
-        id TEXT PRIMARY KEY,
-        state TEXT NOT NULL CHECK (state IN ('preparing','hot','creating','running','killing')),
-        template_id TEXT NOT NULL,
-        build_id TEXT NOT NULL,
-        memory_mb INTEGER NOT NULL,
-        uid INTEGER,
-        generation TEXT NOT NULL,
-        record TEXT,
-        attachment TEXT,
-        created_at INTEGER NOT NULL,
-        team_id TEXT,
-        secure INTEGER,
-        metadata TEXT,
-        env TEXT,
-        allow_internet INTEGER,
-        started_at INTEGER,
-        end_at INTEGER
-      ) STRICT;
-      CREATE UNIQUE INDEX machine_uid ON machine (uid) WHERE uid IS NOT NULL;
-      CREATE INDEX machine_team ON machine (team_id, started_at, id);
-      CREATE TABLE spawned (
-        template_id TEXT PRIMARY KEY,
-        count INTEGER NOT NULL,
-        last_at INTEGER NOT NULL
-      ) STRICT;
-    `,
-  },
-];
 
 /** What a pool entry and a sandbox have in common. */
 export interface MachineRow {
@@ -61,8 +29,11 @@ export interface Owner {
   readonly metadata: Readonly<Record<string, string>>;
   readonly env: Readonly<Record<string, string>>;
   readonly allowInternet: boolean | undefined;
+  /** Of the last start: create or resume. */
   readonly startedAtMs: number;
+  /** Its deadline; of a paused one, when it was paused. */
   readonly endAtMs: number;
+  readonly onTimeout: OnTimeout;
 }
 
 interface Raw {
@@ -81,13 +52,16 @@ interface Raw {
   allow_internet: number | null;
   started_at: number | null;
   end_at: number | null;
+  on_timeout: OnTimeout | null;
 }
 
 export class Rows {
   readonly #db: Database;
+  readonly snapshots: SnapshotRows;
 
   constructor(file: string) {
     this.#db = openDatabase(file, MIGRATIONS);
+    this.snapshots = new SnapshotRows(this.#db);
   }
 
   close(): void {
@@ -107,23 +81,32 @@ export class Rows {
   }
 
   /** The intent to make a machine: written before anything of it exists. */
-  prepare(row: {
-    id: string;
-    templateID: string;
-    buildID: string;
-    memoryMB: number;
-    uid: number | undefined;
-    generation: string;
-  }): void {
+  prepare(row: { id: string; uid: number | undefined; generation: string }): void {
     this.#run(
-      `INSERT INTO machine (id, state, template_id, build_id, memory_mb, uid, generation, created_at) VALUES (?, 'preparing', ?, ?, ?, ?, ?, ?)`,
+      `INSERT INTO machine (id, state, template_id, build_id, memory_mb, uid, generation, created_at) VALUES (?, 'preparing', '', '', 0, ?, ?, ?)`,
       row.id,
-      row.templateID,
-      row.buildID,
-      row.memoryMB,
       row.uid ?? null,
       row.generation,
       Date.now(),
+    );
+  }
+
+  /** What the machine will be made of. */
+  assign(
+    id: string,
+    template: {
+      readonly templateID: string;
+      readonly buildID: string;
+      readonly shape: { readonly memoryMB: number };
+    },
+  ): void {
+    const { templateID, buildID, shape } = template;
+    this.#run(
+      'UPDATE machine SET template_id = ?, build_id = ?, memory_mb = ? WHERE id = ?',
+      templateID,
+      buildID,
+      shape.memoryMB,
+      id,
     );
   }
 
@@ -135,7 +118,7 @@ export class Rows {
   claim(id: string, owner: Owner): boolean {
     return (
       this.#run(
-        `UPDATE machine SET state = 'creating', team_id = ?, secure = ?, metadata = ?, env = ?, allow_internet = ?, started_at = ?, end_at = ?
+        `UPDATE machine SET state = 'creating', team_id = ?, secure = ?, metadata = ?, env = ?, allow_internet = ?, started_at = ?, end_at = ?, on_timeout = ?
          WHERE id = ? AND state IN ('hot', 'preparing')`,
         owner.teamID,
         owner.secure ? 1 : 0,
@@ -144,6 +127,7 @@ export class Rows {
         owner.allowInternet === undefined ? null : owner.allowInternet ? 1 : 0,
         owner.startedAtMs,
         owner.endAtMs,
+        owner.onTimeout,
         id,
       ) === 1
     );
@@ -158,6 +142,29 @@ export class Rows {
   /** From any state; false when there is no such row or it is being killed already. */
   intendKill(id: string): boolean {
     return this.#run(`UPDATE machine SET state = 'killing' WHERE id = ? AND state <> 'killing'`, id) === 1;
+  }
+
+  /** The fact of a pause; its deadline is off. False: it is being killed. */
+  settlePause(id: string, pausedAtMs: number): boolean {
+    return (
+      this.#run(
+        `UPDATE machine SET state = 'paused', end_at = ? WHERE id = ? AND state = 'pausing'`,
+        pausedAtMs,
+        id,
+      ) === 1
+    );
+  }
+
+  /** The fact of a resume. False: it is being killed. */
+  settleResume(id: string, startedAtMs: number, endAtMs: number): boolean {
+    return (
+      this.#run(
+        `UPDATE machine SET state = 'running', started_at = ?, end_at = ? WHERE id = ? AND state = 'resuming'`,
+        startedAtMs,
+        endAtMs,
+        id,
+      ) === 1
+    );
   }
 
   remove(id: string): void {
@@ -181,11 +188,11 @@ export class Rows {
     return this.#all<Raw>('SELECT * FROM machine').map(fromRaw);
   }
 
-  /** Running sandboxes of one team, in E2B's order: by start, then id. */
+  /** Sandboxes of one team, running and paused, in E2B's order: by start, then id. */
   ofTeam(teamID: string, order: 'asc' | 'desc'): MachineRow[] {
     const direction = order === 'asc' ? 'ASC' : 'DESC';
     return this.#all<Raw>(
-      `SELECT * FROM machine WHERE team_id = ? AND state = 'running' ORDER BY started_at ${direction}, id ${direction}`,
+      `SELECT * FROM machine WHERE team_id = ? AND state IN ('running','pausing','paused','resuming') ORDER BY started_at ${direction}, id ${direction}`,
       teamID,
     ).map(fromRaw);
   }
@@ -226,6 +233,7 @@ function fromRaw(raw: Raw): MachineRow {
           allowInternet: raw.allow_internet === null ? undefined : raw.allow_internet === 1,
           startedAtMs: raw.started_at!,
           endAtMs: raw.end_at!,
+          onTimeout: raw.on_timeout!,
         };
   return {
     id: raw.id,

@@ -1,5 +1,4 @@
 /** Lets the traffic server find the node's sandboxes. */
-import { AgentError } from '../channel/agent.ts';
 import { matchesSignature } from '../envd/auth.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Member } from './member.ts';
@@ -32,13 +31,7 @@ function targetOf(member: Member): TrafficTarget {
     get interpreter() {
       return member.interpreter;
     },
-    agent: () => {
-      const agent = member.session;
-      if (agent) return agent;
-      // Begun again for whoever comes next; this request is told to try again.
-      member.agent().catch(() => {});
-      throw new AgentError('unavailable', 'the session with the sandbox is being begun again');
-    },
+    agent: () => member.session ?? member.agent(),
     track: (cut) => member.track(cut),
   };
 }

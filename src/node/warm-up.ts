@@ -4,19 +4,26 @@
  * must be translated first. So every operation that a clone will be asked for is done here, often enough that the guest's
  * runtime has compiled it. Nothing that a user could see may stay: no file, no history, no seeded generator.
  */
-import { randomBytes, randomUUID } from 'node:crypto';
+import { randomInt, randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type AgentClient, AgentError } from '../channel/agent.ts';
 import type { Identity } from '../channel/protocol.ts';
 import { CoppiceError } from '../contract/errors.ts';
 import { prestartInterpreter } from '../envd/interpreter/index.ts';
 import type { Log } from '../telemetry/log.ts';
-import type { TemplateDefinition } from '../templates/definitions.ts';
+import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
+import { newEntropy, newMachineID, newSandboxID } from './identifiers.ts';
 
 /** Rounds of what lies on the path of every create; the guest's runtime compiles a function after some dozens of calls. */
 const IDENTITY_ROUNDS = 60;
-const CLAIM_ROUNDS = 200;
+const ROUNDS_AFTER_COLLECTION = 20;
 const SPAWN_ROUNDS = 15;
 const FILE_ROUNDS = 20;
+
+/** As long as a sandbox's id. */
+const NAME = 'coppice-golden-master';
+/** What the flush leaves behind (journal, write-back, statistics) has run by then, and no clone runs it. */
+const SETTLE_MS = 2_000;
 
 const COMMAND = 'echo warm; ls -l /home/user >/dev/null; id >/dev/null; cat /etc/hostname >/dev/null; true | cat';
 const SCRATCH = '/home/user/.coppice-warm-up';
@@ -31,6 +38,7 @@ export async function warmUp(
   log: Log,
   signal: AbortSignal,
 ): Promise<void> {
+  const templateID = templateIDOf(definition.name);
   for (const language of definition.languages) await prestartInterpreter(agent, language, { log, signal });
   for (let round = 0; round < SPAWN_ROUNDS; round++) await runToEnd(agent, COMMAND, signal);
   for (let round = 0; round < FILE_ROUNDS; round++) await touchFiles(agent);
@@ -43,27 +51,41 @@ export async function warmUp(
   );
   await agent.metrics(signal);
   await agent.processes({ services: true });
-  for (let round = 0; round < IDENTITY_ROUNDS; round++) await agent.identity(somebody(), signal);
-  for (let round = 0; round < CLAIM_ROUNDS; round++) {
-    await agent.identity({ env: { ROUND: String(round) }, clockMs: Date.now() }, signal);
-  }
-  await agent.identity({ hostname: 'coppice', network: null, clockMs: Date.now(), env: {} }, signal);
-  await agent.ping(signal);
+  for (let round = 0; round < IDENTITY_ROUNDS; round++) await becomeAndClaim(agent, templateID, signal);
   await agent.quiesce(signal);
+  await sleep(SETTLE_MS, undefined, { signal });
+  // Again, for the collection of garbage has also forgotten what was known of objects that were garbage.
+  for (let round = 0; round < ROUNDS_AFTER_COLLECTION; round++) await becomeAndClaim(agent, templateID, signal);
+  await agent.identity({ ...somebody(templateID), hostname: NAME, network: NETWORK, env: {} }, signal);
+  await agent.ping(signal);
+  await sleep(SETTLE_MS, undefined, { signal });
 }
 
-/** Every member set, as at the growth of a clone. */
-function somebody(): Identity {
+/** What is asked of every clone, in the same words. */
+async function becomeAndClaim(agent: AgentClient, templateID: string, signal: AbortSignal): Promise<void> {
+  const identity = somebody(templateID);
+  await agent.identity(identity, signal);
+  await agent.identity({ clockMs: Date.now() }, signal);
+  await agent.identity({ env: identity.env ?? {} }, signal);
+  await agent.identity({ env: identity.env ?? {}, clockMs: Date.now() }, signal);
+  await agent.ping(signal);
+}
+
+/**
+ * As at the growth of a clone, member by member: the guest's runtime knows requests by their shape. With names as long as a
+ * clone's: what is as long as before is written over in place.
+ */
+function somebody(templateID: string): Identity {
+  const sandboxID = newSandboxID();
   return {
-    hostname: 'coppice',
-    machineID: randomUUID().replaceAll('-', ''),
+    hostname: sandboxID,
+    machineID: newMachineID(),
     generation: randomUUID(),
-    clockMs: Date.now(),
-    entropy: randomBytes(64).toString('base64'),
-    network: NETWORK,
-    sandboxID: 'coppice',
-    templateID: 'coppice',
-    env: {},
+    entropy: newEntropy(),
+    network: { ...NETWORK, address: `192.0.2.${randomInt(3, 255)}` },
+    sandboxID,
+    templateID,
+    env: { E2B_SANDBOX: 'true', E2B_SANDBOX_ID: sandboxID, E2B_TEMPLATE_ID: templateID },
   };
 }
 
@@ -74,6 +96,11 @@ async function runToEnd(agent: AgentClient, command: string, signal: AbortSignal
       throw new CoppiceError('start_failed', `the template's warm-up failed with ${output.exitCode}: ${command}`);
     }
   }
+}
+
+/** The first command that an agent runs takes it longer than the next; a pool entry has that behind it. */
+export async function rehearseCommand(agent: AgentClient, signal: AbortSignal): Promise<void> {
+  await runToEnd(agent, 'true', signal);
 }
 
 async function touchFiles(agent: AgentClient): Promise<void> {

@@ -16,6 +16,10 @@ export interface Home {
   readonly images: string;
   readonly templates: string;
   readonly machines: string;
+  /** One folder a snapshot of a sandbox, named by the node's rows. */
+  readonly snapshots: string;
+  /** Disk of the jails, and where what they share is mounted. */
+  readonly jails: string;
   readonly network: string;
   readonly probeFile: string;
   readonly logs: string;
@@ -54,6 +58,8 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     images: at('images'),
     templates: at('templates'),
     machines: at('machines'),
+    snapshots: at('snapshots'),
+    jails: at('jails'),
     network: at('network'),
     probeFile: at('node', 'probe.json'),
     logs: at('logs'),
@@ -71,6 +77,8 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     ['images', 0o755],
     ['templates', 0o755],
     ['machines', 0o711],
+    ['snapshots', 0o700],
+    ['jails', 0o711],
     ['network', 0o700],
     ['logs', 0o700],
     ['run', 0o711],

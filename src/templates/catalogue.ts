@@ -12,8 +12,10 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';
 import { CoppiceError } from '../contract/errors.ts';
-import type { MachineImage, MachineShape } from '../isolation/backend.ts';
+import { ISOLATIONS } from '../contract/node-api.ts';
+import type { Isolation, MachineImage, MachineShape } from '../isolation/backend.ts';
 import { type TemplateDefinition, templateIDOf } from './definitions.ts';
+import { imageFiles, mapImageFiles } from './image-files.ts';
 import { type Lock, lock, tryLock } from './lock.ts';
 
 export interface TemplateRecord {
@@ -24,7 +26,9 @@ export interface TemplateRecord {
   readonly aliases: readonly string[];
   /** Tag -> build id. `default` is what a name without a tag means. */
   readonly tags: Readonly<Record<string, string>>;
-  readonly isolation: 'microvm' | 'jail';
+  readonly isolation: Isolation;
+  /** See TemplateDefinition. */
+  readonly family: string;
   readonly createdAtMs: number;
   readonly updatedAtMs: number;
 }
@@ -154,7 +158,7 @@ export async function openCatalogue(
     },
 
     publish: async ({ templateID, buildID, goldenFolder }, definition, image, tag = DEFAULT_TAG) => {
-      const { shape, languages, name, aliases } = definition;
+      const { shape, languages, name, aliases, isolation, family } = definition;
       if (!TAG.test(tag) || UUID.test(tag)) throw new CoppiceError('bad_request', `invalid tag '${tag}'`);
       const held = await lock(lockOf(templateID));
       try {
@@ -172,7 +176,7 @@ export async function openCatalogue(
           throw new CoppiceError('internal', `no golden checkpoint at ${goldenFolder}`);
         const at = now();
         const build: BuildRecord = { format: 1, buildID, templateID, image, shape, languages, createdAtMs: at };
-        const record = { ...build, image: mapPaths(image, (path) => relative(root, path)) };
+        const record = { ...build, image: mapImageFiles(image, (path) => relative(root, path)) };
         await writeJson(join(buildFolder(templateID, buildID), 'build.json'), record);
         const before = templates.get(templateID);
         const template: TemplateRecord = {
@@ -181,7 +185,8 @@ export async function openCatalogue(
           name,
           aliases,
           tags: { ...before?.tags, [tag]: buildID },
-          isolation: 'microvm',
+          isolation,
+          family,
           createdAtMs: before?.createdAtMs ?? at,
           updatedAtMs: at,
         };
@@ -219,10 +224,7 @@ export async function openCatalogue(
       await remove(templateID, buildID);
     },
 
-    imageFiles: () =>
-      new Set(
-        [...builds.values()].flatMap(({ image }) => [image.kernel, image.initrd, image.rootfs, image.agentDrive]),
-      ),
+    imageFiles: () => new Set([...builds.values()].flatMap(({ image }) => imageFiles(image))),
   };
 }
 
@@ -247,7 +249,7 @@ async function load(root: string, onDamage: (path: string, error: unknown) => vo
   for (const { folder, templateID, buildID } of await buildFolders(root)) {
     await attempt(join(folder, 'build.json'), (parsed) => {
       const record = parsed as BuildRecord;
-      const image = mapPaths(record.image, (path) => resolve(root, path));
+      const image = mapImageFiles(record.image, (path) => resolve(root, path));
       if (record.buildID !== buildID || record.templateID !== templateID) throw new Error('it is in another place');
       if (!Array.isArray(record.languages)) throw new Error('it names no languages');
       builds.set(buildID, { ...record, image });
@@ -259,6 +261,8 @@ async function load(root: string, onDamage: (path: string, error: unknown) => vo
       if (record.templateID !== templateID) throw new Error('it is in another place');
       if (typeof record.tags !== 'object' || !Array.isArray(record.aliases))
         throw new Error('it has no tags or aliases');
+      if (!ISOLATIONS.includes(record.isolation) || typeof record.family !== 'string')
+        throw new Error('it names no isolation or no family');
       templates.set(templateID, record);
     });
   }
@@ -277,17 +281,6 @@ async function buildFolders(root: string): Promise<BuildFolder[]> {
       if (UUID.test(buildID)) found.push({ templateID, buildID, folder: join(folder, buildID) });
   }
   return found;
-}
-
-/** Image paths are kept relative to the catalogue, so that the home folder can be moved as a whole. */
-function mapPaths(image: MachineImage, map: (path: string) => string): MachineImage {
-  return {
-    hash: image.hash,
-    kernel: map(image.kernel),
-    initrd: map(image.initrd),
-    rootfs: map(image.rootfs),
-    agentDrive: map(image.agentDrive),
-  };
 }
 
 function own(tags: Readonly<Record<string, string>>, tag: string): string | undefined {

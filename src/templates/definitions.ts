@@ -1,11 +1,14 @@
 /** The templates that come with Coppice, as data. */
 import { createHash } from 'node:crypto';
-import type { MachineShape } from '../isolation/backend.ts';
+import type { Isolation, MachineShape } from '../isolation/backend.ts';
 
 export interface TemplateDefinition {
   /** [a-z0-9-_]+, also its first alias. */
   readonly name: string;
   readonly aliases: readonly string[];
+  readonly isolation: Isolation;
+  /** Templates of one family are made of the same root filesystem: a wish for the other isolation finds its sibling. */
+  readonly family: string;
   /** Codename of the Debian release. */
   readonly suite: string;
   /** Debian packages on top of the minimal system. */
@@ -45,6 +48,8 @@ const BASE_PACKAGES = [
 export const BASE: TemplateDefinition = {
   name: 'base',
   aliases: [],
+  isolation: 'microvm',
+  family: 'base',
   suite: 'bookworm',
   packages: BASE_PACKAGES,
   prepare: [],
@@ -55,6 +60,8 @@ export const BASE: TemplateDefinition = {
 export const CODE_INTERPRETER: TemplateDefinition = {
   name: 'code-interpreter-v1',
   aliases: ['code-interpreter'],
+  isolation: 'microvm',
+  family: 'code-interpreter-v1',
   suite: 'bookworm',
   packages: [
     ...BASE_PACKAGES,
@@ -73,7 +80,22 @@ export const CODE_INTERPRETER: TemplateDefinition = {
   shape: SHAPE,
 };
 
-export const BUILT_IN_TEMPLATES: readonly TemplateDefinition[] = [BASE, CODE_INTERPRETER];
+/** The same root filesystem, run on the host's kernel. */
+function jailOf(definition: TemplateDefinition): TemplateDefinition {
+  return {
+    ...definition,
+    name: `${definition.name}-jail`,
+    aliases: definition.aliases.map((alias) => `${alias}-jail`),
+    isolation: 'jail',
+  };
+}
+
+export const BUILT_IN_TEMPLATES: readonly TemplateDefinition[] = [
+  BASE,
+  CODE_INTERPRETER,
+  jailOf(BASE),
+  jailOf(CODE_INTERPRETER),
+];
 
 /** The id of a built-in template: 20 characters of [a-z0-9] that depend on the name alone. */
 export function templateIDOf(name: string): string {

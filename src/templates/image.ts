@@ -7,7 +7,7 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { MachineImage } from '../isolation/backend.ts';
-import { collectAgentDrive, hashAgentDrive, writeAgentDrive } from './agent-drive.ts';
+import { type AgentDriveFiles, collectAgentDrive, hashAgentDrive, writeAgentDrive } from './agent-drive.ts';
 import { type Artifact, artifactKey, obtainArtifact, sweepWork } from './artifact-store.ts';
 import { unpackDeb } from './debs.ts';
 import type { TemplateDefinition } from './definitions.ts';
@@ -169,12 +169,25 @@ async function obtainInitrd(root: string, kernel: Artifact, signal: AbortSignal)
   });
 }
 
+let collected: Promise<{ readonly files: AgentDriveFiles; readonly hash: string }> | undefined;
+
+/** Collected and hashed once in a process: the same for every template, and more than 100 MB to read. */
+function agentDriveFiles(signal: AbortSignal): NonNullable<typeof collected> {
+  collected ??= collectAgentDrive({ signal })
+    .then(async (files) => ({ files, hash: await hashAgentDrive(files) }))
+    .catch((error) => {
+      collected = undefined;
+      throw error;
+    });
+  return collected;
+}
+
 async function obtainAgentDrive(root: string, kernel: Artifact, signal: AbortSignal): Promise<Artifact> {
-  const files = await collectAgentDrive({ signal });
+  const { files, hash } = await agentDriveFiles(signal);
   const busybox = join(kernel.folder, 'busybox');
   const inputs = {
     format: 1,
-    files: await hashAgentDrive(files),
+    files: hash,
     busybox: kernel.manifest.files.busybox?.sha256,
     architecture: debianArchitecture(),
   };

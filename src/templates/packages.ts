@@ -30,6 +30,7 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
   { name: 'util-linux', tools: ['unshare', 'setpriv'], why: 'confines builds' },
   { name: 'nftables', tools: ['nft'], why: 'filters what sandboxes send', rootOnly: true },
   { name: 'iproute2', tools: ['ip'], why: 'makes the sandbox network', rootOnly: true },
+  { name: 'crun', tools: ['crun'], why: 'runs the jails', rootOnly: true },
   {
     name: 'uidmap',
     tools: ['newuidmap', 'newgidmap'],

@@ -5,6 +5,7 @@ import { DatabaseSync } from 'node:sqlite';
 import test from 'node:test';
 import { Sandbox } from 'e2b';
 import { openControlStore } from '../../src/control/control-store.ts';
+import { KINDS } from '../behaviours/support/kinds.ts';
 import { startService } from '../helpers/service.ts';
 
 const service = await startService({ COPPICE_POOL: '1', COPPICE_POOL_MOST: '1' });
@@ -59,7 +60,7 @@ test('bad requests to the API get E2B’s status and shape', async (t) => {
   );
   await t.test('unknown route', async () => assertRefused(await call('GET', '/no/such/route'), 404));
   await t.test('a verb that is not there yet', async () =>
-    assertRefused(await call('POST', '/sandboxes/ixxxxxxxxxxxxxxxxxxxx/pause', { body: '{}' }), 501),
+    assertRefused(await call('POST', '/sandboxes/ixxxxxxxxxxxxxxxxxxxx/fork', { body: '{}' }), 501),
   );
   await t.test('a policy that is not enforced yet', async () =>
     assertRefused(await create({ templateID: 'base', network: { denyOut: ['203.0.113.0/24'] } }), 400, /denyOut/),
@@ -100,8 +101,8 @@ test('a dead or made-up id is 404 at the API and 502 at the sandbox URL', async 
   await assertRefused(await call('GET', '/health', { headers: { 'E2b-Sandbox-Id': id } }), 400);
 });
 
-test('path tricks in /files stay in the guest, and tokens are asked for', async () => {
-  const sandbox = await Sandbox.create('base', service.sdk);
+async function assertFilesAreGuarded(template: string): Promise<void> {
+  const sandbox = await Sandbox.create(template, service.sdk);
   const info = (await (
     await call('POST', `/sandboxes/${sandbox.sandboxId}/connect`, { body: '{"timeout":60}' })
   ).json()) as { envdAccessToken: string };
@@ -126,7 +127,12 @@ test('path tricks in /files stay in the guest, and tokens are asked for', async 
   const reserved = await fetch(`${service.url}/init`, { method: 'POST', headers });
   assert.equal(reserved.status, 404);
   await sandbox.kill();
-});
+}
+
+for (const kind of KINDS) {
+  test(`${kind.name}: path tricks in /files stay in the guest, and tokens are asked for`, () =>
+    assertFilesAreGuarded(kind.base));
+}
 
 test('bytes that are no HTTP get an answer and harm nobody', async () => {
   for (const bytes of [

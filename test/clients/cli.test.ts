@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
+import { KINDS, type Kind } from '../behaviours/support/kinds.ts';
 import { coppice, startService } from '../helpers/service.ts';
 
 const service = await startService({ COPPICE_POOL: '1', COPPICE_POOL_MOST: '1' });
@@ -16,12 +17,13 @@ async function json(...args: string[]): Promise<unknown> {
   return JSON.parse((await coppice([...args, '--json'], env)).stdout);
 }
 
-test('sandbox create, list, exec, kill', async () => {
-  const { sandboxID } = (await json('sandbox', 'create', 'base')) as { sandboxID: string };
-  const listed = (await json('sandbox', 'list')) as { sandboxId: string }[];
+async function assertSandboxVerbs(kind: Kind): Promise<void> {
+  const made = await json('sandbox', 'create', 'base', '--isolation', kind.name);
+  const { sandboxID } = made as { sandboxID: string };
+  const listed = (await json('sandbox', 'list')) as { sandboxId: string; name: string }[];
   assert.deepEqual(
-    listed.map((one) => one.sandboxId),
-    [sandboxID],
+    listed.map((one) => [one.sandboxId, one.name]),
+    [[sandboxID, kind.base]],
   );
   const run = await coppice(['sandbox', 'exec', sandboxID, 'echo', 'two  blanks', '$HOME'], env);
   assert.equal(run.stdout, 'two  blanks $HOME\n', 'words stay as they were typed');
@@ -37,7 +39,9 @@ test('sandbox create, list, exec, kill', async () => {
   assert.deepEqual(JSON.parse(machine.stdout), { exitCode: 3, stdout: '1000\n', stderr: 'e\n' });
   assert.deepEqual(await json('sandbox', 'kill', sandboxID), [{ sandboxID, killed: true }]);
   await assert.rejects(coppice(['sandbox', 'kill', sandboxID], env), { code: 1 });
-});
+}
+
+for (const kind of KINDS) test(`${kind.name}: sandbox create, list, exec, kill`, () => assertSandboxVerbs(kind));
 
 test('keys: made, listed without their secret, revoked, and then refused', async () => {
   const made = (await json('key', 'create', 'another')) as { key: string; keyID: string };
@@ -53,8 +57,8 @@ test('keys: made, listed without their secret, revoked, and then refused', async
 test('templates and the doctor speak JSON', async () => {
   const templates = (await json('template', 'list')) as { template: { name: string } }[];
   assert.deepEqual(
-    templates.map((one) => one.template.name),
-    ['base', 'code-interpreter-v1'],
+    templates.map((one) => one.template.name).sort(),
+    KINDS.flatMap((kind) => [kind.base, kind.code]).sort(),
   );
   // The doctor's exit code tells a bad finding (the port is taken in a busy test run); its findings are there either way.
   const report = (await coppice(['doctor', '--json'], env).catch((error: { stdout: string }) => error)) as {

@@ -15,11 +15,14 @@ import {
   type CreateSandboxRequest,
   type CreateSandboxResult,
   ENVD_VERSION,
+  type Isolation,
   type ListSandboxesQuery,
   type ListSandboxesResult,
+  type ListSnapshotsResult,
   type NodeApi,
   type NodeStatus,
   type SandboxView,
+  type SnapshotView,
   type TemplateView,
 } from '../../src/contract/node-api.ts';
 import { type ControlStore, openControlStore } from '../../src/control/control-store.ts';
@@ -42,12 +45,10 @@ export interface FakeNode extends NodeApi {
   holdNextCreate(): () => void;
   /** Makes the next call of any method throw this. */
   failNext(error: unknown): void;
-  /** Puts a running sandbox into the state that a pause leaves. */
-  pause(sandboxID: string): void;
   setReady(ready: boolean): void;
 }
 
-export function fakeTemplate(alias: string, index = 0): TemplateView {
+export function fakeTemplate(alias: string, index = 0, isolation: Isolation = 'microvm'): TemplateView {
   const id = Buffer.from(alias).toString('hex').padEnd(20, '0').slice(0, 20);
   return {
     templateID: id,
@@ -57,7 +58,7 @@ export function fakeTemplate(alias: string, index = 0): TemplateView {
     memoryMB: 1024,
     diskSizeMB: 4096,
     envdVersion: ENVD_VERSION,
-    isolation: 'microvm',
+    isolation,
     createdAtMs: 1_767_225_600_000 + index * 1000,
     updatedAtMs: 1_767_225_600_000 + index * 1000,
     spawnCount: 0,
@@ -67,8 +68,14 @@ export function fakeTemplate(alias: string, index = 0): TemplateView {
 
 export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
   const now = options.now ?? Date.now;
-  const templates = options.templates ?? [fakeTemplate('base'), fakeTemplate('code-interpreter-v1', 1)];
+  const templates = options.templates ?? [
+    fakeTemplate('base'),
+    fakeTemplate('code-interpreter-v1', 1),
+    fakeTemplate('base-jail', 2, 'jail'),
+  ];
+  const jail = fakeTemplate('base-jail', 2, 'jail');
   const sandboxes = new Map<string, SandboxView>();
+  const snapshots: (SnapshotView & { readonly teamID: string })[] = [];
   const requests: CreateSandboxRequest[] = [];
   const signals: (AbortSignal | undefined)[] = [];
   let failure: { readonly error: unknown } | undefined;
@@ -79,13 +86,32 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     const failing = failure;
     failure = undefined;
     if (failing !== undefined) throw failing.error;
-    for (const [id, each] of sandboxes) if (each.state === 'running' && each.endAtMs <= now()) sandboxes.delete(id);
+    for (const [id, each] of sandboxes) {
+      if (each.state !== 'running' || each.endAtMs > now()) continue;
+      if (each.onTimeout === 'kill') sandboxes.delete(id);
+      else sandboxes.set(id, { ...each, state: 'paused' });
+    }
   };
   const find = (teamID: string, sandboxID: string): SandboxView => {
     const found = sandboxes.get(sandboxID);
     if (found?.teamID === teamID) return found;
     throw new CoppiceError('sandbox_not_found', `Sandbox "${sandboxID}" doesn't exist or you don't have access to it`);
   };
+  const findRunning = (teamID: string, sandboxID: string): SandboxView => {
+    const found = find(teamID, sandboxID);
+    return found.state === 'running' ? found : find('', sandboxID);
+  };
+  const demandJail = (isolation: Isolation, verb: string): void => {
+    if (isolation !== 'jail')
+      throw new CoppiceError('not_implemented', `${verb} is not implemented for ${isolation} sandboxes yet`);
+  };
+  const resume = (view: SandboxView, timeoutSeconds: number): SandboxView =>
+    update(view, { state: 'running', startedAtMs: now(), endAtMs: now() + timeoutSeconds * 1000 });
+  const namesOf = ({ templateID, names }: SnapshotView): string[] => [
+    templateID,
+    `${templateID}:default`,
+    ...names.flatMap((name) => [name, name.split(':')[0]!]),
+  ];
   const update = (view: SandboxView, change: Partial<SandboxView>): SandboxView => {
     const changed = { ...view, ...change };
     sandboxes.set(view.sandboxID, changed);
@@ -93,7 +119,9 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
   };
   const findTemplate = (name: string): TemplateView => {
     const plain = name.toLowerCase().replace(/:default$/, '');
-    const found = templates.find((each) => each.templateID === plain || each.aliases.includes(plain));
+    const found =
+      templates.find((each) => each.templateID === plain || each.aliases.includes(plain)) ??
+      snapshots.filter((each) => namesOf(each).includes(name)).map(({ templateID }) => ({ ...jail, templateID }))[0];
     if (found === undefined) throw new CoppiceError('template_not_found', `template '${name}' not found`);
     return found;
   };
@@ -103,6 +131,9 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     requests.push(request);
     signals.push(signal);
     const template = findTemplate(request.template);
+    const isolation = request.isolation ?? template.isolation;
+    if (request.onTimeout === 'pause' && isolation !== 'jail')
+      throw new CoppiceError('unsupported_policy', `autoPause is not supported for ${isolation} sandboxes`);
     if (sandboxes.size >= (options.capacity ?? 10_000))
       throw new CoppiceError('capacity', 'no memory left for another sandbox');
     if (held !== undefined) await Promise.race([held, abortOf(signal)]);
@@ -114,9 +145,11 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       teamID: request.teamID,
       templateID: template.templateID,
       ...(template.aliases[0] === undefined ? {} : { alias: template.aliases[0] }),
+      isolation,
       state: 'running',
       startedAtMs: at,
       endAtMs: at + request.timeoutSeconds * 1000,
+      onTimeout: request.onTimeout ?? 'kill',
       cpuCount: template.cpuCount,
       memoryMB: template.memoryMB,
       diskSizeMB: template.diskSizeMB,
@@ -181,12 +214,69 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       const endAtMs = now() + timeoutSeconds * 1000;
       if (view.state === 'running')
         return { sandbox: update(view, { endAtMs: Math.max(view.endAtMs, endAtMs) }), resumed: false };
-      const change = { state: 'running' as const, startedAtMs: now(), endAtMs, generation: randomUUID() };
-      return { sandbox: update(view, change), resumed: true };
+      return { sandbox: resume(view, timeoutSeconds), resumed: true };
+    },
+    resumeSandbox: async (teamID, sandboxID, timeoutSeconds) => {
+      enter();
+      const view = find(teamID, sandboxID);
+      if (view.state === 'running') throw new CoppiceError('conflict', `Sandbox "${sandboxID}" is already running`);
+      return resume(view, timeoutSeconds);
+    },
+    pauseSandbox: async (teamID, sandboxID) => {
+      enter();
+      const view = find(teamID, sandboxID);
+      if (view.state === 'paused') throw new CoppiceError('conflict', `Sandbox "${sandboxID}" is already paused`);
+      demandJail(view.isolation, 'pause');
+      update(view, { state: 'paused', endAtMs: now() });
+    },
+    refreshSandbox: async (teamID, sandboxID, timeoutSeconds) => {
+      enter();
+      const view = findRunning(teamID, sandboxID);
+      update(view, { endAtMs: Math.max(view.endAtMs, now() + timeoutSeconds * 1000) });
+    },
+    createSnapshot: async (teamID, sandboxID, { name }) => {
+      enter();
+      const view = find(teamID, sandboxID);
+      demandJail(view.isolation, 'snapshot');
+      const [alias, tag = 'default'] = name?.split(':') ?? [];
+      if (alias !== undefined && !/^[a-z0-9_-]+$/.test(alias))
+        throw new CoppiceError('bad_request', 'name is malformed');
+      const templateID = newSandboxID().slice(1);
+      const snapshot: SnapshotView = {
+        snapshotID: `${alias ?? templateID}:${tag}`,
+        names: alias === undefined ? [] : [`${alias}:${tag}`],
+        templateID,
+        buildID: randomUUID(),
+        sourceID: sandboxID,
+        isolation: view.isolation,
+        createdAtMs: now() + snapshots.length,
+      };
+      snapshots.unshift({ ...snapshot, teamID });
+      return snapshot;
+    },
+    listSnapshots: async ({ teamID, sourceID, name, limit, after }): Promise<ListSnapshotsResult> => {
+      enter();
+      const matching = snapshots
+        .filter((each) => each.teamID === teamID && (sourceID === undefined || each.sourceID === sourceID))
+        .filter((each) => name === undefined || namesOf(each).includes(name))
+        .filter((each) => after === undefined || each.createdAtMs < after.createdAtMs);
+      const page = matching.slice(0, limit);
+      const last = page.at(-1);
+      const next =
+        last && matching.length > limit ? { createdAtMs: last.createdAtMs, buildID: last.buildID } : undefined;
+      return { snapshots: page, ...(next ? { next } : {}) };
+    },
+    deleteSnapshot: async (teamID, snapshot) => {
+      enter();
+      const index = snapshots.findIndex((each) => each.teamID === teamID && namesOf(each).includes(snapshot));
+      if (index >= 0) snapshots.splice(index, 1);
+      else if (templates.some((each) => each.aliases.includes(snapshot)))
+        throw new CoppiceError('not_implemented', 'template delete is not implemented yet');
+      else throw new CoppiceError('template_not_found', `template '${snapshot}' not found`);
     },
     setSandboxTimeout: async (teamID, sandboxID, timeoutSeconds) => {
       enter();
-      const view = find(teamID, sandboxID);
+      const view = findRunning(teamID, sandboxID);
       update(view, { endAtMs: now() + timeoutSeconds * 1000 });
     },
     killSandbox: async (teamID, sandboxID) => {
@@ -199,8 +289,7 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       return templates;
     },
     status: async (): Promise<NodeStatus> => ({
-      backend: 'fake',
-      accelerator: 'none',
+      backends: [{ isolation: 'microvm', backend: 'fake', accelerator: 'none' }],
       rootless: true,
       ready,
       notices: [],
@@ -228,11 +317,6 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     },
     failNext: (error) => {
       failure = { error };
-    },
-    pause: (sandboxID) => {
-      const view = sandboxes.get(sandboxID);
-      if (view?.state !== 'running') throw new Error(`${sandboxID} does not run`);
-      update(view, { state: 'paused', endAtMs: now() });
     },
     setReady: (value) => {
       ready = value;

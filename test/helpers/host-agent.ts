@@ -135,5 +135,5 @@ if (process.argv[2] === '--serve' && process.argv[1] === import.meta.filename) {
   };
   // Its standard input ends with the test, however the test ends.
   process.stdin.on('end', () => process.kill(process.pid, 'SIGKILL')).resume();
-  runAgent(context, (events) => socketTransport(socketPath, events));
+  runAgent(context, (events) => socketTransport({ path: socketPath }, events));
 }

@@ -1,4 +1,4 @@
-/** An agent that answers `ping` and `identity` on one end of a byte stream, for tests of what stands above the channel. */
+/** An agent that answers `ping` and `identity`, and whose processes end at once, on one end of a byte stream, for tests of what stands above the channel. */
 import { Duplex, PassThrough } from 'node:stream';
 import { encodeFrame, FrameDecoder } from '../../src/channel/frames.ts';
 import { FRAME, type Identity } from '../../src/channel/protocol.ts';
@@ -33,6 +33,10 @@ export function miniAgent(identities: Identity[] = []): MiniAgent {
       if (request.op === 'identity') {
         identities.push(request.identity!);
         send(encodeFrame(FRAME.REPLY, id, json({ hostname: request.identity!.hostname ?? 'mini' })));
+      } else if (request.op === 'spawn') {
+        send(encodeFrame(FRAME.REPLY, id, json({ pid: 2 })));
+        send(encodeFrame(FRAME.EVENT, id, json({ event: 'exit', exitCode: 0 })));
+        send(encodeFrame(FRAME.END, id));
       } else if (request.op === 'ping') send(encodeFrame(FRAME.REPLY, id, json({})));
       else send(encodeFrame(FRAME.RESET, id, json({ code: 'unimplemented', message: request.op })));
       if (request.op === 'identity' || request.op === 'ping') send(encodeFrame(FRAME.END, id));

@@ -1,7 +1,9 @@
-"""A stand-in for a guest: a namespace with a kernel of its own whose only device is bridged, frame by frame, to the
-tap that a fabric made. Frames enter the fabric through the tap's file descriptor, as a VMM's do.
+"""A stand-in for a guest. Behind a tap: a namespace with a network of its own whose only device is bridged, frame by frame,
+to the tap that a fabric made; frames enter the fabric through the tap's file descriptor, as a VMM's do. Or in the
+namespace that a fabric made, with more privilege than anything in a sandbox has.
 
-usage: netns-guest.py <fabric namespace path> <tap> <guest namespace path> <address>
+usage: netns-guest.py tap <address> <guest namespace path> <fabric namespace path> <tap>
+       netns-guest.py namespace <address> <sandbox namespace path>
 One JSON command a line on stdin, one JSON answer a line on stdout; ends with its stdin.
 """
 import ctypes, fcntl, json, os, select, socket, struct, subprocess, sys, threading
@@ -68,8 +70,7 @@ def fail(error):
     return {"error": errno.errorcode.get(error.errno, str(error))}
 
 
-def main():
-    fabric, tap, own, address = sys.argv[1:5]
+def plug_in(address, own, fabric, tap):
     enter(fabric)
     outer = open_tap(tap)
     enter(own)
@@ -83,6 +84,16 @@ def main():
     ]:
         subprocess.run(["ip"] + line.split(), check=True)
     threading.Thread(target=shuttle, args=(outer, inner), daemon=True).start()
+    return lambda frame: os.write(outer, frame)
+
+
+def main():
+    kind, address, own = sys.argv[1:4]
+    if kind == "tap":
+        inject = plug_in(address, own, *sys.argv[4:6])
+    else:
+        enter(own)
+        inject = lambda frame: link.send(frame)
     raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
     link = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     link.bind(("eth0", 0))
@@ -135,12 +146,12 @@ def main():
                 for packet in c["packets"]:
                     raw.sendto(ip_packet(packet), (packet["destination"], 0))
             elif c["op"] == "inject":
-                # Straight into the tap, past the guest's own queue: none is lost on the way.
+                # Straight into the port, past the guest's own queue: none is lost on the way.
                 known = json.loads(subprocess.run(["ip", "-j", "neigh"], capture_output=True, check=True).stdout)
                 gateway = next(n["lladdr"] for n in known if n["dst"] == "169.254.1.1" and "lladdr" in n)
                 header = bytes.fromhex(gateway.replace(":", "") + "0200000000010800")
                 for packet in c["packets"]:
-                    os.write(outer, header + ip_packet(packet))
+                    inject(header + ip_packet(packet))
             elif c["op"] == "frame":
                 link.send(bytes.fromhex(c["hex"]))
             elif c["op"] == "run":

@@ -75,10 +75,12 @@ def serve_udp(s):
 def main():
     enter(sys.argv[1])
     device = sys.argv[2]
-    for line in ["route add local 0.0.0.0/0 dev lo table 100", "rule add iif %s lookup 100 pref 1" % device]:
+    subprocess.run(["ip", "rule", "del", "pref", "1"], stderr=subprocess.DEVNULL)
+    for line in ["route replace local 0.0.0.0/0 dev lo table 100", "rule add iif %s lookup 100 pref 1" % device]:
         subprocess.run(["ip"] + line.split(), check=True)
     threading.Thread(target=sniff, args=(device,), daemon=True).start()
     tcp = socket.socket()
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     tcp.bind(("", 80))
     tcp.listen(64)
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

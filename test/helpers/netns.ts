@@ -5,17 +5,19 @@
  */
 import assert from 'node:assert/strict';
 import { type ChildProcessByStdio, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, rmSync } from 'node:fs';
+import { mkdirSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
 import test from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Attachment } from '../../src/network/fabric.ts';
+import type { Attachment, PortKind } from '../../src/network/fabric.ts';
 
 export const HOST_ADDRESS = '203.0.113.2';
 export const WORLD_ADDRESS = '203.0.113.1';
+/** Suites are run for each. */
+export const KINDS: readonly PortKind[] = ['tap', 'namespace'];
 const ENVIRONMENT = 'COPPICE_TEST_NETNS';
 
 export interface SeenPacket {
@@ -39,14 +41,16 @@ export interface NetworkTest {
   readonly stateFolder: string;
   /** Starts the internet's end: echo on port 80 of every address, and a record of what arrives. */
   world(): Promise<Puppet>;
-  /** A guest behind the attachment's tap. */
+  /** Path of the namespace of the fabric of `instance`. */
+  readonly fabricNamespace: string;
+  /** A guest at the attachment: behind its tap, or in its namespace. */
   guest(attachment: Attachment): Promise<Puppet>;
   /** Makes one more namespace, gone after the file; returns its name. */
   namespace(label: string): string;
   /** Runs a command in the host's namespace; returns stdout. */
   onHost(...command: string[]): string;
   /** The same for a command that goes on; `output` is what it has written so far. */
-  onHostLater(...command: string[]): { output(): string; end(): void };
+  onHostLater(...command: string[]): { output(): string; end(): Promise<void> };
 }
 
 /**
@@ -100,9 +104,10 @@ async function runInside(file: string, signal: AbortSignal): Promise<void> {
     if (process.env.COPPICE_TEST_VERBOSE) console.log(output);
   } finally {
     rmSync(stateFolderOf(prefix), { recursive: true, force: true });
-    const instance = instanceOf(prefix);
-    for (const name of [`coppice-${instance}`, ...listNamespaces().filter((found) => found.startsWith(`${prefix}-`))])
-      if (existsSync(`/run/netns/${name}`)) ip(`netns del ${name}`);
+    // The fabric's, those of its sandboxes, and the test's own.
+    const fabric = `coppice-${instanceOf(prefix)}`;
+    for (const name of readdirSync('/run/netns'))
+      if (name === fabric || [fabric, prefix].some((owner) => name.startsWith(`${owner}-`))) ip(`netns del ${name}`);
   }
 }
 
@@ -113,12 +118,14 @@ function insideOf(prefix: string): NetworkTest {
   return {
     instance: instanceOf(prefix),
     stateFolder,
+    fabricNamespace: `/run/netns/coppice-${instanceOf(prefix)}`,
     world: () => startPuppet(helper('netns-world.py'), [`/run/netns/${prefix}-world`, 'w0']),
     async guest(attachment) {
+      const { kind, address, namespace, port } = attachment;
+      if (kind === 'namespace') return startPuppet(helper('netns-guest.py'), [kind, address, namespace]);
       const name = `${prefix}-g${++guests}`;
       ip(`netns add ${name}`);
-      const args = [attachment.namespace, attachment.tap, `/run/netns/${name}`, attachment.address];
-      return startPuppet(helper('netns-guest.py'), args);
+      return startPuppet(helper('netns-guest.py'), [kind, address, `/run/netns/${name}`, namespace, port]);
     },
     namespace(label) {
       ip(`netns add ${prefix}-${label}`);
@@ -133,7 +140,14 @@ function insideOf(prefix: string): NetworkTest {
       child.stdout.on('data', (chunk) => {
         output += chunk;
       });
-      return { output: () => output, end: () => child.kill('SIGKILL') };
+      const gone = new Promise<void>((resolve) => child.on('exit', () => resolve()));
+      return {
+        output: () => output,
+        end() {
+          child.kill('SIGKILL');
+          return gone;
+        },
+      };
     },
   };
 }
@@ -185,11 +199,6 @@ function inHost(prefix: string, command: readonly string[]): string {
 
 function ip(line: string): void {
   execFileSync('ip', line.split(' '));
-}
-
-function listNamespaces(): string[] {
-  const list = execFileSync('ip', ['-j', 'netns', 'list'], { encoding: 'utf8' });
-  return list.trim() === '' ? [] : (JSON.parse(list) as { name: string }[]).map(({ name }) => name);
 }
 
 /** Made by the outer process, which also removes it. */

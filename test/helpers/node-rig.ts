@@ -11,8 +11,12 @@ import { FakeHost, fakeTemplate } from './fake-backend.ts';
 export const TEAM = 'aaaaaaaa-0000-4000-8000-000000000001';
 export const OTHER_TEAM = 'aaaaaaaa-0000-4000-8000-000000000002';
 
+/** One root filesystem, as a microVM and as a jail. */
+export const BOTH_KINDS = [fakeTemplate('base'), fakeTemplate('base-jail', { isolation: 'jail', family: 'base' })];
+
 export interface NodeRig {
   readonly host: FakeHost;
+  readonly snapshotsFolder: string;
   node: Node;
   rows: Rows;
   /** As kill -9: the Node is forgotten as it stands, another begins on its rows. */
@@ -28,11 +32,12 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}): Promise<
     const rows = new Rows(file);
     const node = new Node({
       ...host.drive(),
-      accelerator: 'fake',
+      backendStatus: [{ isolation: 'microvm', backend: 'fake', accelerator: 'fake' }],
       rows,
       templates: [fakeTemplate('base'), fakeTemplate('other')],
       machinesFolder: join(folder, 'machines'),
-      firstUid: 60_200,
+      snapshotsFolder: join(folder, 'snapshots'),
+      uids: { microvm: { first: 60_200, slots: 4_096 }, jail: { first: 1_000_000, slots: 64 } },
       seed: Buffer.alloc(32, 7),
       pool: { least: 2, most: 6 },
       memoryBudgetMB: 16_384,
@@ -44,8 +49,10 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}): Promise<
     return { node, rows };
   };
   await mkdir(join(folder, 'machines'));
+  await mkdir(join(folder, 'snapshots'));
   const rig: NodeRig = {
     host,
+    snapshotsFolder: join(folder, 'snapshots'),
     ...(await open()),
     crash: async () => {
       rig.node.abandon();

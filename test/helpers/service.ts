@@ -11,6 +11,7 @@ import type { LeakReport } from '../../src/contract/node-api.ts';
 import { connectNodeApi } from '../../src/contract/node-rpc/client.ts';
 import { type Home, openHome } from '../../src/store/home.ts';
 import { createLog, silentLog } from '../../src/telemetry/log.ts';
+import { templateIDOf } from '../../src/templates/definitions.ts';
 import { until } from './until.ts';
 
 export interface TestService {
@@ -37,25 +38,35 @@ export interface TestService {
 /** Where `bin/test` keeps the built templates. */
 export const TEMPLATES_HOME = process.env.COPPICE_TEST_HOME ?? '/var/tmp/coppice-test';
 
-/** A fresh home that shares the built templates, in a folder short enough for unix sockets. */
-export function freshHome(): Home {
+/** A fresh home that shares the built templates (all, or those named), in a folder short enough for unix sockets. */
+export function freshHome(templates?: readonly string[]): Home {
   if (!existsSync(join(TEMPLATES_HOME, 'templates')))
     throw new Error(`no templates in ${TEMPLATES_HOME}; run bin/test`);
   const folder = mkdtempSync(join(tmpdir(), 'cpt'));
-  for (const part of ['images', 'templates']) symlinkSync(join(TEMPLATES_HOME, part), join(folder, part));
+  const share = (path: string): void => symlinkSync(join(TEMPLATES_HOME, path), join(folder, path));
+  share('images');
+  if (templates === undefined) share('templates');
+  else {
+    mkdirSync(join(folder, 'templates'), { mode: 0o755 });
+    for (const name of templates) share(join('templates', templateIDOf(name)));
+  }
   mkdirSync(join(folder, 'node'), { recursive: true, mode: 0o700 });
   // Measured once for all: a busy test run is no time to measure a host.
   copyFileSync(join(TEMPLATES_HOME, 'node', 'probe.json'), join(folder, 'node', 'probe.json'));
   return openHome(folder);
 }
 
-export async function startService(env: Readonly<Record<string, string>> = {}): Promise<TestService> {
-  const home = freshHome();
-  const before: Record<string, string | undefined> = {};
-  for (const [name, value] of Object.entries(env)) {
-    before[name] = process.env[name];
-    process.env[name] = value;
-  }
+/**
+ * One environment for all services of a test file: `env` holds until its process ends.
+ * @param templates names of built-in templates, default all; each keeps hot machines that cost time to grow.
+ */
+export async function startService(
+  env: Readonly<Record<string, string>> = {},
+  templates?: readonly string[],
+): Promise<TestService> {
+  const home = freshHome(templates);
+  // Its processes take the environment from this one, also when they are started anew: it stays.
+  Object.assign(process.env, env);
   const log = createLog({ name: 'supervisor', file: join(home.logs, 'supervisor.log') });
   const service = new Service({ home, host: '127.0.0.1', port: 0, log });
   try {
@@ -98,11 +109,6 @@ export async function startService(env: Readonly<Record<string, string>> = {}): 
     throw new Error(`the service did not start: ${(error as Error).message}\n${tail('node')}\n${tail('control')}`, {
       cause: error,
     });
-  } finally {
-    for (const [name, value] of Object.entries(before)) {
-      if (value === undefined) delete process.env[name];
-      else process.env[name] = value;
-    }
   }
 }
 

@@ -48,7 +48,7 @@ async function newBackend(): Promise<QemuBackend> {
 async function spec(id: string) {
   const folder = join(machines, id);
   await mkdir(folder, { recursive: true });
-  return { id, folder, shape: SHAPE, uid: 61_000 };
+  return { id, folder, shape: SHAPE, names: { hostname: id, machineID: '0'.repeat(32) }, uid: 61_000 };
 }
 
 async function clone(id: string): Promise<Machine> {
@@ -124,6 +124,7 @@ test('three clones at once answer, run unprivileged and limited, and their layer
     assert.match(status, /^CapEff:\t0+$/m);
     assert.match(status, /^NoNewPrivs:\t1$/m);
     assert.match(status, /^Seccomp:\t2$/m);
+    assert.match(status, /^THP_enabled:\t0$/m);
     assert.match(
       await readFile(`/proc/${machine.record.pid}/cgroup`, 'utf8'),
       /memory:?[^\n]*\/coppice\/|^0::.*\/coppice\//m,
@@ -222,7 +223,7 @@ test('a machine with a network runs in its namespace and holds its tap', async (
   await ip('-n', name, 'link', 'set', 'cptap', 'up');
   const carrier = async () => (await ip('-n', name, 'link', 'show', 'cptap')).stdout.includes('LOWER_UP');
   assert.equal(await carrier(), false);
-  const network = { tap: 'cptap', namespace: `/run/netns/${name}` };
+  const network = { kind: 'tap', port: 'cptap', namespace: `/run/netns/${name}` } as const;
   const machine = await backend.clone(golden, image, { ...(await spec('net')), network });
   assert.equal((await stat(`/proc/${machine.record.pid}/ns/net`)).ino, (await stat(network.namespace)).ino);
   assert.equal(await carrier(), true);

@@ -30,12 +30,16 @@ test('a whole identity sets clock, entropy, network, names and files', async () 
   });
   assert.equal(result.hostname, 'sandbox-1');
   assert.ok(result.clockSkewMs! > 59_000 && result.clockSkewMs! < 90_000);
-  assert.deepEqual(agent.powersUsed(), [
-    { power: 'clock', value: clockMs },
+  const used = agent.powersUsed();
+  assert.deepEqual(used.slice(0, -1), [
     { power: 'entropy', value: 48 },
     { power: 'network', value: network },
     { power: 'hostname', value: 'sandbox-1' },
   ]);
+  // The clock is last, and set to what was sent and the time that the rest has taken.
+  assert.equal(used.at(-1)?.power, 'clock');
+  const late = (used.at(-1)?.value as number) - clockMs;
+  assert.ok(late >= 0 && late < 10_000, `the clock was set ${late} ms late`);
   assert.equal(file('etc/hostname'), 'sandbox-1\n');
   assert.equal(file('etc/hosts'), '127.0.0.1\tlocalhost\n10.0.0.1\tmine\n127.0.1.1\tsandbox-1\n');
   assert.equal(file('etc/machine-id'), '0123456789abcdef0123456789abcdef\n');
@@ -67,6 +71,16 @@ test('a second identity replaces what it names and leaves the rest', async () =>
   assert.equal(out, '|2|second\n');
 });
 
+test('a name of another length leaves nothing of the one before, and what others wrote to hosts stays', async () => {
+  await agent.client.identity({ hostname: 'a-much-longer-name-than-before' });
+  assert.equal(file('etc/hosts').split('\n').at(-2), '127.0.1.1\ta-much-longer-name-than-before');
+  fs.appendFileSync(path.join(agent.root, 'etc/hosts'), '10.0.0.2\tlater\n');
+  const result = await agent.client.identity({ hostname: 'short' });
+  assert.equal(result.hostname, 'short');
+  assert.equal(file('etc/hostname'), 'short\n');
+  assert.equal(file('etc/hosts'), '127.0.0.1\tlocalhost\n10.0.0.1\tmine\n10.0.0.2\tlater\n127.0.1.1\tshort\n');
+});
+
 test('a clock within 5 ms is left alone', async () => {
   const used = agent.powersUsed().length;
   // The wish is repeated until the wire was fast enough for the clock to count as right.
@@ -85,7 +99,10 @@ test('a clock within 5 ms is left alone', async () => {
 
 for (const [what, identity] of [
   ['a host name with a line break', { hostname: 'a\nb' }],
+  ['a host name that begins with a dash', { hostname: '-a' }],
+  ['a host name of 64 letters', { hostname: 'a'.repeat(64) }],
   ['a short machine id', { machineID: 'abc' }],
+  ['a machine id in capitals', { machineID: '0123456789ABCDEF0123456789ABCDEF' }],
   ['too little entropy', { entropy: 'AAAA' }],
   ['a clock that is no number', { clockMs: Number.NaN }],
 ] as const) {

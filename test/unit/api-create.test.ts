@@ -102,7 +102,6 @@ test('internet access: absent, true, false, and deny everything', async () => {
 test('members that are not honoured are refused by name', async () => {
   const before = node.requests.length;
   const table: [string, Record<string, unknown>][] = [
-    ['autoPause', { autoPause: true }],
     ['autoPauseMemory', { autoPauseMemory: false }],
     ['autoResume', { autoResume: { enabled: true } }],
     ['mcp', { mcp: {} }],
@@ -251,4 +250,17 @@ test('a client that goes away aborts its create', async () => {
   }
   release();
   assert.deepEqual((await api.call('GET', '/v2/sandboxes?metadata=gone%3Dyes')).json, []);
+});
+
+test('metadata asks for a kind of isolation, and for no other word', async () => {
+  for (const isolation of ['microvm', 'jail']) {
+    const metadata = { 'coppice.isolation': isolation, other: 'x' };
+    assert.equal((await api.call('POST', V2, { body: { templateID: 'base', metadata } })).status, 201);
+    assert.equal(last().isolation, isolation);
+    assert.deepEqual(last().metadata, metadata);
+  }
+  const body = { templateID: 'base', metadata: { 'coppice.isolation': 'container' } };
+  const refused = await api.call('POST', V2, { body });
+  assert.equal(refused.status, 400);
+  assert.match(refused.json.message, /coppice\.isolation must be one of: microvm, jail/);
 });

@@ -10,7 +10,7 @@ import { createFakeNode, serveAPI } from '../helpers/fake-node.ts';
 const node = createFakeNode();
 const api = await serveAPI(node);
 test.after(api.close);
-const made = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base' } });
+const made = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base-jail' } });
 const id: string = made.json.sandboxID;
 
 const word = fc.oneof(
@@ -27,6 +27,10 @@ const known = fc
     '/v2/sandboxes/:a/connect',
     '/sandboxes/:a/timeout',
     '/sandboxes/:a/refreshes',
+    '/sandboxes/:a/pause',
+    '/sandboxes/:a/resume',
+    '/sandboxes/:a/snapshots',
+    '/snapshots',
     '/templates',
     '/v2/templates',
     '/templates/:a',
@@ -48,6 +52,8 @@ const query = fc
         'order',
         'startedAfter',
         'template',
+        'sandboxID',
+        'name',
         'nextToken',
         'teamID',
         '__proto__',
@@ -74,6 +80,7 @@ const member = fc.constantFrom(
   'volumeMounts',
   'duration',
   'memory',
+  'name',
   '__proto__',
   'constructor',
   'toString',

@@ -10,7 +10,9 @@ async function rig(t: test.TestContext) {
   const api = await serveAPI(node);
   t.after(api.close);
   const create = async (body: object = {}): Promise<string> => {
-    const { json } = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base', timeout: 100, ...body } });
+    const { json } = await api.call('POST', '/v2/sandboxes', {
+      body: { templateID: 'base-jail', timeout: 100, ...body },
+    });
     return json.sandboxID;
   };
   const endIn = async (id: string): Promise<number> =>
@@ -97,7 +99,7 @@ test('timeout shortens and lengthens; 0 ends it; bad values are 400', async (t) 
 });
 
 test('refreshes only lengthens, by 15 s at least, and needs no body', async (t) => {
-  const { node, call, create, endIn, advance } = await rig(t);
+  const { call, create, endIn, advance } = await rig(t);
   const id = await create();
   advance(90);
   const path = `/sandboxes/${id}/refreshes`;
@@ -109,12 +111,12 @@ test('refreshes only lengthens, by 15 s at least, and needs no body', async (t) 
   assert.equal(await endIn(id), 60);
   for (const duration of [-1, 3601, 1.5, '5'])
     assert.equal((await call('POST', path, { body: { duration } })).status, 400);
-  node.pause(id);
+  assert.equal((await call('POST', `/sandboxes/${id}/pause`)).status, 204);
   assert.equal((await call('POST', path)).status, 404);
 });
 
 test('connect: 200 and never shorter while it runs, 201 after a pause, in both generations', async (t) => {
-  const { node, call, create, endIn } = await rig(t);
+  const { call, create, endIn } = await rig(t);
   for (const version of ['', '/v2']) {
     const id = await create();
     const path = `${version}/sandboxes/${id}/connect`;
@@ -124,7 +126,7 @@ test('connect: 200 and never shorter while it runs, 201 after a pause, in both g
     assert.equal(await endIn(id), 100);
     assert.equal((await call('POST', path, { body: { timeout: 200, memory: true } })).status, 200);
     assert.equal(await endIn(id), 200);
-    node.pause(id);
+    assert.equal((await call('POST', `/sandboxes/${id}/pause`)).status, 204);
     const resumed = await call('POST', path, { body: { timeout: 30 } });
     assert.equal(resumed.status, 201);
     assert.equal(resumed.json.envdAccessToken, same.json.envdAccessToken);
@@ -152,7 +154,7 @@ test('connect without a body: v1 refuses, v2 takes 300 s and refuses 0', async (
 });
 
 test('the list: states, order, filters, totals', async (t) => {
-  const { node, call, create, advance, now } = await rig(t);
+  const { call, create, advance, now } = await rig(t);
   const ids: string[] = [];
   for (let index = 0; index < 4; index++) {
     ids.push(
@@ -163,7 +165,7 @@ test('the list: states, order, filters, totals', async (t) => {
     );
     advance(1);
   }
-  node.pause(ids[1]!);
+  assert.equal((await call('POST', `/sandboxes/${ids[1]}/pause`)).status, 204);
   const list = async (query: string) => {
     const answer = await call('GET', `/v2/sandboxes${query}`);
     assert.equal(answer.status, 200, answer.text);

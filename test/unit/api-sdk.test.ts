@@ -17,7 +17,7 @@ for (const { name, Sandbox, v2 } of generations) {
     t.after(api.close);
     const options = { apiUrl: api.url, apiKey: api.key, sandboxUrl: api.url };
 
-    const sandbox = await Sandbox.create('base', {
+    const sandbox = await Sandbox.create('base-jail', {
       ...options,
       timeoutMs: 60_000,
       metadata: { 'k ey': 'v=1&2', plain: 'a+b' },
@@ -44,7 +44,8 @@ for (const { name, Sandbox, v2 } of generations) {
     assert.equal(same.sandboxId, sandbox.sandboxId);
     assert.equal((await Sandbox.getInfo(sandbox.sandboxId, options)).endAt.getTime(), shorter.endAt.getTime());
 
-    node.pause(sandbox.sandboxId);
+    assert.equal(await Sandbox.pause(sandbox.sandboxId, options), true);
+    assert.equal(await Sandbox.pause(sandbox.sandboxId, options), false);
     assert.equal((await Sandbox.getInfo(sandbox.sandboxId, options)).state, 'paused');
     await Sandbox.connect(sandbox.sandboxId, options);
     assert.equal((await Sandbox.getInfo(sandbox.sandboxId, options)).state, 'running');
@@ -79,7 +80,7 @@ test('the newest SDK turns errors into its own classes', async (t) => {
     return /template 'nothing-like-it' not found/.test(error.message);
   });
   const { sandboxId } = await Newest.create('base', options);
-  await assert.rejects(Newest.pause(sandboxId, options), /pause .* is not implemented yet/);
+  await assert.rejects(Newest.pause(sandboxId, options), /pause is not implemented for microvm sandboxes yet/);
   await assert.rejects(
     Newest.create('base', { ...options, network: { allowOut: ['1.1.1.1'] } }),
     /network\.allowOut is not supported/,

@@ -24,7 +24,7 @@ test('v1: each controller gets its limits in its own hierarchy', async (t) => {
   const { folder, mounts } = await fakeMounts(t, (f) =>
     ['memory', 'cpu', 'pids'].map((name) => `cgroup ${f}/${name} cgroup rw,relatime,${name} 0 0`).join('\n'),
   );
-  const cgroups = await openCgroups('/home/machines', mounts);
+  const cgroups = await openCgroups('/home/machines', { mountsFile: mounts });
   assert.deepEqual([...cgroups.controllers].sort(), ['cpu', 'memory', 'pids']);
   assert.deepEqual(cgroups.notices, []);
   await cgroups.create('m1', LIMITS);
@@ -41,7 +41,7 @@ test('v1: each controller gets its limits in its own hierarchy', async (t) => {
 test('v2 is taken where its controllers are, and they are handed down', async (t) => {
   const { folder, mounts } = await fakeMounts(t, (f) => `cgroup2 ${f}/unified cgroup2 rw 0 0\n`);
   await writeFile(join(folder, 'unified/cgroup.controllers'), 'cpuset cpu io memory pids\n');
-  const cgroups = await openCgroups('/h', mounts);
+  const cgroups = await openCgroups('/h', { mountsFile: mounts });
   await cgroups.create('m1', LIMITS);
   const home = join(folder, 'unified/coppice', homeTag('/h'));
   assert.equal(await readFile(join(home, 'm1/memory.max'), 'utf8'), String(2 ** 28));
@@ -55,7 +55,7 @@ test('an empty v2 beside v1 leaves the controllers to v1', async (t) => {
     (f) => `cgroup ${f}/memory cgroup rw,memory 0 0\ncgroup2 ${f}/unified cgroup2 rw 0 0\n`,
   );
   await writeFile(join(folder, 'unified/cgroup.controllers'), '\n');
-  const cgroups = await openCgroups('/h', mounts);
+  const cgroups = await openCgroups('/h', { mountsFile: mounts });
   assert.deepEqual(cgroups.controllers, ['memory']);
   assert.equal(cgroups.notices.length, 2);
   assert.match(cgroups.notices.join(), /no cpu limit.*no pids limit/);
@@ -66,14 +66,17 @@ test('a hierarchy that cannot be written is named, and the rest is used', async 
     t,
     (f) => `cgroup ${f}/memory cgroup rw,memory 0 0\ncgroup ${f}/absent cgroup rw,pids 0 0\n`,
   );
-  const cgroups = await openCgroups('/h', mounts);
+  const cgroups = await openCgroups('/h', { mountsFile: mounts });
   assert.deepEqual(cgroups.controllers, ['memory']);
   assert.match(cgroups.notices.join(), /no pids limit for machines: .*absent cannot be used \(ENOENT\)/);
 });
 
 test('two homes do not see each other, and an id that is a path is refused', async (t) => {
   const { folder, mounts } = await fakeMounts(t, (f) => `cgroup ${f}/memory cgroup rw,memory 0 0\n`);
-  const [one, two] = [await openCgroups('/one', mounts), await openCgroups('/two', mounts)];
+  const [one, two] = [
+    await openCgroups('/one', { mountsFile: mounts }),
+    await openCgroups('/two', { mountsFile: mounts }),
+  ];
   await one.create('m1', LIMITS);
   await two.create('m2', LIMITS);
   assert.deepEqual(await two.list(), ['m2']);
@@ -84,5 +87,5 @@ test('two homes do not see each other, and an id that is a path is refused', asy
 
 test('removing a group that is not there is no failure', async (t) => {
   const { mounts } = await fakeMounts(t, (f) => `cgroup ${f}/memory cgroup rw,memory 0 0\n`);
-  await (await openCgroups('/h', mounts)).remove('m1');
+  await (await openCgroups('/h', { mountsFile: mounts })).remove('m1');
 });

@@ -14,7 +14,12 @@ async function connected(onOpen: (stream: AgentStream) => void) {
   serve(
     (given) => {
       events = given;
-      return { send: (bytes) => void agentSide.write(bytes), dropQueued: () => {}, flushed: async () => {} };
+      return {
+        send: (bytes) => void agentSide.write(bytes),
+        dropQueued: () => {},
+        flushed: async () => {},
+        connected: () => true,
+      };
     },
     (_request, stream) => onOpen(stream),
   );

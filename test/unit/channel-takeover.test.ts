@@ -21,7 +21,12 @@ function agentOnAWire() {
   serve(
     (given) => {
       events = given;
-      return { send: (bytes) => void agentSide.write(bytes), dropQueued: () => {}, flushed: async () => {} };
+      return {
+        send: (bytes) => void agentSide.write(bytes),
+        dropQueued: () => {},
+        flushed: async () => {},
+        connected: () => true,
+      };
     },
     (request, stream) => {
       streams.push(stream);

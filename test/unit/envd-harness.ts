@@ -127,6 +127,7 @@ export function fakeAgent(): FakeAgent {
     diskBytes: Number.POSITIVE_INFINITY,
     hello: { version: 'fake', pid: 1, clockMs: 0 },
     closed: new Promise(() => {}),
+    operations: 0,
     close() {},
     async ping() {},
     identity: async () => ({ hostname: 'fake' }),

@@ -16,7 +16,7 @@ import { isHardDenied } from '../../src/network/policy.ts';
 
 const range = (text: string) => parseRange(text)!;
 const state = (cursor: number, taken: string[]): JournalState => ({
-  version: 1,
+  version: 2,
   instance: 'a',
   bootId: 'x',
   subnet: '10.5.0.0',
@@ -26,7 +26,8 @@ const state = (cursor: number, taken: string[]): JournalState => ({
   forwardingWasOff: false,
   leases: taken.map((address, index) => ({
     id: `${index}`,
-    tap: `cp${index + 1}`,
+    kind: 'tap',
+    port: `cp${index + 1}`,
     address,
     state: 'attached',
     mark: 0,

@@ -8,7 +8,7 @@ import test, { type TestContext } from 'node:test';
 import { Journal, type Lease, MARK_LIMIT, parseState } from '../../src/network/nftables/journal.ts';
 import { silentLog } from '../../src/telemetry/log.ts';
 
-const lease: Lease = { id: 'a', tap: 'cp1', address: '10.1.1.5', state: 'attached', mark: 3 };
+const lease: Lease = { id: 'a', kind: 'tap', port: 'cp1', address: '10.1.1.5', state: 'attached', mark: 3 };
 
 async function scratch(t: TestContext): Promise<string> {
   const folder = await mkdtemp(join(tmpdir(), 'coppice-journal-'));
@@ -31,7 +31,7 @@ test('a save holds all that was there when it was asked for', async (t) => {
   const folder = await scratch(t);
   const journal = await Journal.open(folder, 'a1', silentLog);
   const saves = Array.from({ length: 50 }, async (_, index) => {
-    journal.put({ ...lease, id: `s${index}`, tap: `cp${index + 1}`, address: `10.1.1.${index + 1}` });
+    journal.put({ ...lease, id: `s${index}`, port: `cp${index + 1}`, address: `10.1.1.${index + 1}` });
     await journal.save();
     const stored = parseState(await readFile(join(folder, 'network.json'), 'utf8'), 'a1');
     assert.ok(
@@ -76,7 +76,7 @@ test('parts that are not as written make it unreadable', async (t) => {
   const good = { ...state, leases: [lease] };
   assert.ok(parseState(JSON.stringify(good), 'a1'));
   const bad: object[] = [
-    { version: 2 },
+    { version: 1 },
     { instance: 'other' },
     { subnet: '10.1' },
     { nextLease: 0 },
@@ -84,12 +84,13 @@ test('parts that are not as written make it unreadable', async (t) => {
     { forwardingWasOff: 'yes' },
     { leases: {} },
     { leases: [null] },
-    { leases: [{ ...lease, tap: 'eth0' }] },
-    { leases: [{ ...lease, tap: 'cp1; x' }] },
+    { leases: [{ ...lease, port: 'eth0' }] },
+    { leases: [{ ...lease, port: 'cp1; x' }] },
     { leases: [{ ...lease, address: '10.1.1.5 }' }] },
+    { leases: [{ ...lease, kind: 'bridge' }] },
     { leases: [{ ...lease, mark: -1 }] },
     { leases: [{ ...lease, state: 'gone' }] },
-    { leases: [lease, { ...lease, id: 'b', tap: 'cp2' }] },
+    { leases: [lease, { ...lease, id: 'b', port: 'cp2' }] },
     { leases: [lease, { ...lease, id: 'b', address: '10.1.1.6' }] },
   ];
   for (const change of bad)

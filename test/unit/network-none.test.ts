@@ -1,4 +1,4 @@
-/** Without taps a policy is refused by name, never ignored. */
+/** Without a fabric a policy is refused by name, never ignored. */
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { createNoNetwork } from '../../src/network/none.ts';
@@ -8,11 +8,14 @@ test('attach and internet access are refused by name; what holds anyway is accep
   assert.equal(fabric.enforcing, false);
   assert.match(fabric.notices.join(), /\/dev\/net\/tun is missing/);
   await fabric.start();
-  await assert.rejects(fabric.attach('a', {}), { code: 'unsupported_policy', message: /\/dev\/net\/tun is missing/ });
+  await assert.rejects(fabric.attach('a', { kind: 'namespace' }), {
+    code: 'unsupported_policy',
+    message: /\/dev\/net\/tun is missing/,
+  });
   await assert.rejects(fabric.setPolicy('a', { allowInternet: true }), { code: 'unsupported_policy' });
   await fabric.setPolicy('a', { allowInternet: false });
   await fabric.detach('a');
-  assert.deepEqual(await fabric.census(), { taps: [], addresses: [], rules: [] });
+  assert.deepEqual(await fabric.census(), { ports: [], addresses: [], rules: [] });
   assert.deepEqual(await fabric.attached(), []);
   await fabric.stop();
 });

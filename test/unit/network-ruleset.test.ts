@@ -6,7 +6,7 @@ import { hostRuleset } from '../../src/network/nftables/host-rules.ts';
 import { addSubjects, grant, namespaceRuleset, removeSubjects, revoke } from '../../src/network/nftables/ruleset.ts';
 import { HARD_DENIES } from '../../src/network/policy.ts';
 
-const subject = { tap: 'cp5', address: '10.1.1.5', mark: 9 };
+const subject = { port: 'cp5', address: '10.1.1.5', mark: 9 };
 const rules = namespaceRuleset([subject]);
 const host = hostRuleset(fabricConfig('a1'), vethAddresses(0x0a000000), false);
 
@@ -90,10 +90,10 @@ test('revoke undoes grant, remove undoes add, element by element', () => {
 });
 
 test('several sandboxes take one line a set', () => {
-  assert.equal(addSubjects([subject, { tap: 'cp6', address: '10.1.1.6', mark: 10 }]).length, 4);
+  assert.equal(addSubjects([subject, { port: 'cp6', address: '10.1.1.6', mark: 10 }]).length, 4);
 });
 
-test('nothing but tap names, addresses and marks gets into a rule', () => {
+test('nothing but port names, addresses and marks gets into a rule', () => {
   const evil = [
     'cp1" }; flush ruleset; add element x y { "',
     'cp',
@@ -105,7 +105,7 @@ test('nothing but tap names, addresses and marks gets into a rule', () => {
     'cp-1',
     '',
   ];
-  for (const tap of evil) assert.throws(() => namespaceRuleset([{ ...subject, tap }]), /not a tap name/, tap);
+  for (const port of evil) assert.throws(() => namespaceRuleset([{ ...subject, port }]), /not a port name/, port);
   for (const address of ['', '10.1.1.5/0', '10.1.1.5 }', '::1', '10.1.1'])
     assert.throws(() => addSubjects([{ ...subject, address }]), /not an address/, address);
   for (const mark of [0.5, -1, Number.NaN, 2 ** 31])

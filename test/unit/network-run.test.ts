@@ -26,6 +26,13 @@ test('the deadline and the signal end it', async () => {
   await assert.rejects(run(['true'], { signal: controller.signal }), { code: 'aborted' });
 });
 
+test('what it started ends with it', async () => {
+  // The shell's child holds the pipe: the end of the shell alone would not close it.
+  const began = performance.now();
+  await assert.rejects(run(['sh'], { input: 'sleep 30; true\n', timeoutMs: 100 }), { message: /took over 100 ms/ });
+  assert.ok(performance.now() - began < 10_000);
+});
+
 test('output has an end', async () => {
   await assert.rejects(run(['cat', '/dev/zero']), { message: /wrote over/ });
 });

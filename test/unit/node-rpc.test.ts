@@ -8,17 +8,20 @@ import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import fc from 'fast-check';
 import { CoppiceError, ERRORS, type ErrorCode } from '../../src/contract/errors.ts';
-import type {
-  CreateSandboxRequest,
-  LeakReport,
-  ListSandboxesQuery,
-  NodeApi,
-  NodeStatus,
-  SandboxView,
-  TemplateView,
+import {
+  type CreateSandboxRequest,
+  ISOLATIONS,
+  type LeakReport,
+  type ListSandboxesQuery,
+  type NodeApi,
+  type NodeStatus,
+  type SandboxView,
+  type SnapshotView,
+  type TemplateView,
 } from '../../src/contract/node-api.ts';
 import { connectNodeApi } from '../../src/contract/node-rpc/client.ts';
 import { createNodeRpcServer, MAX_REQUEST_BYTES } from '../../src/contract/node-rpc/server.ts';
+import { until } from '../helpers/until.ts';
 
 const view: SandboxView = {
   sandboxID: 'i0123456789abcdefghij',
@@ -27,11 +30,13 @@ const view: SandboxView = {
   state: 'running',
   startedAtMs: 1_795_296_701_123.25,
   endAtMs: 2 ** 53 - 1,
+  onTimeout: 'pause',
   cpuCount: 2,
   memoryMB: 512,
   diskSizeMB: 1024,
   envdVersion: '0.6.13',
   metadata: {},
+  isolation: 'jail',
   generation: '5d7a0a0e-8a64-4a8c-9f0e-0d9a7f0d3a11',
 };
 
@@ -55,6 +60,12 @@ async function serve(t: TestContext, api: Partial<NodeApi>, seen: unknown[] = []
     getSandbox: unused,
     listSandboxes: unused,
     connectSandbox: unused,
+    resumeSandbox: unused,
+    pauseSandbox: unused,
+    refreshSandbox: unused,
+    createSnapshot: unused,
+    listSnapshots: unused,
+    deleteSnapshot: unused,
     setSandboxTimeout: unused,
     killSandbox: unused,
     listTemplates: unused,
@@ -97,11 +108,13 @@ const views: fc.Arbitrary<SandboxView> = fc
       state: fc.constantFrom('creating', 'running', 'pausing', 'paused', 'resuming', 'killing', 'killed', 'error'),
       startedAtMs: number,
       endAtMs: number,
+      onTimeout: fc.constantFrom('kill', 'pause'),
       cpuCount: number,
       memoryMB: number,
       diskSizeMB: number,
       envdVersion: text,
       metadata: map,
+      isolation: fc.constantFrom(...ISOLATIONS),
       generation: text,
     }),
     optional('alias', text),
@@ -143,11 +156,13 @@ test('any create request and any sandbox survive the trip', async (t) => {
           metadata: map,
           envVars: map,
         }),
+        optional('isolation', fc.constantFrom(...ISOLATIONS)),
+        optional('onTimeout', fc.constantFrom('kill', 'pause')),
         optional('allowInternetAccess', fc.boolean()),
       ),
-      async (sandbox, [base, network]) => {
+      async (sandbox, [base, isolation, onTimeout, network]) => {
         answer = sandbox;
-        const sent = { ...base, network } as CreateSandboxRequest;
+        const sent = { ...base, ...isolation, ...onTimeout, network } as CreateSandboxRequest;
         const result = await client.createSandbox(sent);
         same(got, sent);
         same(result.sandbox, sandbox);
@@ -190,6 +205,70 @@ test('a list query and its page survive the trip, absent fields absent', async (
   assert.deepStrictEqual(got, full);
 });
 
+test('pauses and resumes carry their arguments, and snapshots survive the trip, absent fields absent', async (t) => {
+  const calls: unknown[] = [];
+  const note =
+    <T>(answer: T) =>
+    async (...args: unknown[]): Promise<T> => {
+      calls.push(args);
+      return answer;
+    };
+  const bare: SnapshotView = {
+    snapshotID: 'tpl:default',
+    names: [],
+    templateID: 'tpl',
+    buildID: 'b',
+    sourceID: 's',
+    isolation: 'jail',
+    createdAtMs: 17.5,
+  };
+  const named = { ...bare, snapshotID: 'ä:v2', names: ['ä:v2', 'x'] };
+  const next = { createdAtMs: 2 ** 52, buildID: 'b' };
+  let aborted = false;
+  const { client } = await serve(t, {
+    pauseSandbox: note(undefined),
+    resumeSandbox: note(view),
+    refreshSandbox: note(undefined),
+    deleteSnapshot: note(undefined),
+    createSnapshot: async (teamID, sandboxID, { signal, ...options }) => {
+      calls.push([teamID, sandboxID, options]);
+      if (options.name === 'slow')
+        await new Promise<void>((resolve) => signal!.addEventListener('abort', () => resolve(), { once: true }));
+      aborted = signal!.aborted;
+      return options.name === undefined ? bare : named;
+    },
+    listSnapshots: async (query) => {
+      calls.push([query]);
+      return query.after ? { snapshots: [] } : { snapshots: [bare, named], next };
+    },
+  });
+  assert.equal(await client.pauseSandbox('t', 's'), undefined);
+  assert.deepStrictEqual(await client.resumeSandbox('t', 's', 15), view);
+  assert.equal(await client.refreshSandbox('t', 's', 16), undefined);
+  assert.deepStrictEqual(await client.createSnapshot('t', 's', {}), bare);
+  assert.deepStrictEqual(await client.createSnapshot('t', 's', { name: 'ä:v2' }), named);
+  assert.deepStrictEqual(await client.listSnapshots({ teamID: 't', limit: 1 }), { snapshots: [bare, named], next });
+  const full = { teamID: 't', limit: 100, sourceID: '', name: '', after: next };
+  assert.deepStrictEqual(await client.listSnapshots(full), { snapshots: [] });
+  assert.equal(await client.deleteSnapshot('t', 'ä:v2'), undefined);
+  assert.deepStrictEqual(calls, [
+    ['t', 's'],
+    ['t', 's', 15],
+    ['t', 's', 16],
+    ['t', 's', {}],
+    ['t', 's', { name: 'ä:v2' }],
+    [{ teamID: 't', limit: 1 }],
+    [full],
+    ['t', 'ä:v2'],
+  ]);
+  const controller = new AbortController();
+  const slow = client.createSnapshot('t', 's', { name: 'slow', signal: controller.signal });
+  await until('it is there', () => calls.length === 9);
+  controller.abort();
+  await assert.rejects(slow, { code: 'aborted' });
+  await until('the node was told', () => aborted);
+});
+
 test('the other methods carry their arguments and answers', async (t) => {
   const calls: unknown[] = [];
   const template: TemplateView = {
@@ -207,8 +286,7 @@ test('the other methods carry their arguments and answers', async (t) => {
     hot: 7,
   };
   const status: NodeStatus = {
-    backend: 'qemu',
-    accelerator: 'tcg',
+    backends: [{ isolation: 'microvm', backend: 'qemu', accelerator: 'tcg' }],
     rootless: false,
     ready: true,
     notices: ['no kvm'],

@@ -4,7 +4,7 @@ import { mkdtemp, open, rm, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
-import { HASH_BLOCK_BYTES, hashBlocks, parseExtents } from '../../src/isolation/microvm/qemu/block-hash.ts';
+import { HASH_BLOCK_BYTES, hashBlocks, parseExtents } from '../../src/isolation/block-hash.ts';
 
 const sha256 = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest();
 const expected = (contents: Buffer) => {

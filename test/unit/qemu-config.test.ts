@@ -76,7 +76,7 @@ test('the VMM drops its uid and its system calls', () => {
 
 test('without a network the card leads nowhere, and never out by the VMM', () => {
   assert.deepEqual(after(qemuArguments(clone), '-netdev'), ['hubport,id=net,hubid=0']);
-  const attached = { ...clone, network: { tap: 'cp,1', namespace: '/run/netns/x' } };
+  const attached = { ...clone, network: { kind: 'tap', port: 'cp,1', namespace: '/run/netns/x' } as const };
   assert.match(after(qemuArguments(attached), '-netdev')[0]!, /^tap,id=net,ifname=cp,,1,script=no,downscript=no/);
   assert.deepEqual(wrappedCommand(attached, { fileBytes: 1 }).args.slice(3, 7), [
     'nsenter',

@@ -1,6 +1,13 @@
 /** The node's views in E2B's JSON. */
-import { CLIENT_ID, type Receipt, type SandboxState, type SandboxView, type TemplateView } from '../node-api.ts';
-import type { ListedSandbox, Sandbox, SandboxDetail, Template, TemplateWithBuilds } from './responses.ts';
+import {
+  CLIENT_ID,
+  type Receipt,
+  type SandboxState,
+  type SandboxView,
+  type SnapshotView,
+  type TemplateView,
+} from '../node-api.ts';
+import type { ListedSandbox, Sandbox, SandboxDetail, SnapshotInfo, Template, TemplateWithBuilds } from './responses.ts';
 
 /** E2B knows two states: what is on its way into or out of a pause counts as where it goes. Undefined: gone. */
 export function wireState(state: SandboxState): 'running' | 'paused' | undefined {
@@ -61,8 +68,12 @@ export function encodeSandboxDetail(
     ...optional('envdAccessToken', view.envdAccessToken),
     allowInternetAccess: view.allowInternetAccess ?? null,
     domain: domain ?? null,
-    lifecycle: { autoResume: false, onTimeout: 'kill' },
+    lifecycle: { autoResume: false, onTimeout: view.onTimeout },
   };
+}
+
+export function encodeSnapshot(view: SnapshotView): SnapshotInfo {
+  return { snapshotID: view.snapshotID, names: [...view.names] };
 }
 
 /** Templates of a node have no owner: every key may use them, which is what E2B calls public. */

@@ -49,6 +49,14 @@ export const listSandboxesQuery = z.object({
   limit,
 });
 
+/** `GET /snapshots`. */
+export const listSnapshotsQuery = z.object({
+  sandboxID: once.min(1).max(128).optional(),
+  name: once.min(1).max(256).optional(),
+  nextToken: once.optional(),
+  limit,
+});
+
 /** `GET /sandboxes`, deprecated: running sandboxes only. */
 export const listRunningQuery = z.object({ metadata: metadata.optional() });
 

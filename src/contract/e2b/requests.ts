@@ -87,12 +87,30 @@ export const connectSandboxV2 = z
   .strictObject({ timeout: int32.optional(), memory: z.boolean().optional() })
   .default({});
 
+/** Body of `POST /sandboxes/{id}/pause`. `memory: false` would keep the disk alone. */
+export const sandboxPause = z.object({ memory: z.boolean().nullish() }).default({});
+
+/** Body of `POST /sandboxes/{id}/resume`, deprecated. */
+export const sandboxResume = z
+  .object({ timeout: int32.nullish(), autoPause: z.boolean().nullish(), memory: z.boolean().nullish() })
+  .default({});
+
+/** Body of `POST /sandboxes/{id}/snapshots`. */
+export const sandboxSnapshot = z.object({ name: z.string().min(1).max(256).nullish() }).default({});
+
 export const sandboxTimeout = z.object({ timeout: int32.min(0) });
 
 export const sandboxRefresh = z.object({ duration: z.int().min(0).max(3600).nullish() }).default({});
 
 /** Seconds; E2B's defaults where the client says nothing, and the longest life that a client may ask for. */
-export const TIMEOUTS = { createV1: 15, createV2: 300, connectV2: 300, refreshMin: 15, max: 24 * 3600 } as const;
+export const TIMEOUTS = {
+  createV1: 15,
+  createV2: 300,
+  resume: 15,
+  connectV2: 300,
+  refreshMin: 15,
+  max: 24 * 3600,
+} as const;
 
 /** Value of the `Idempotency-Key` header. */
 export const IDEMPOTENCY_KEY = /^[a-z0-9]{1,255}$/;

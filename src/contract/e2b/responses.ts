@@ -48,6 +48,8 @@ export const sandboxDetail = listedSandbox.extend({
   lifecycle: z.strictObject({ autoResume: z.boolean(), onTimeout: z.enum(['kill', 'pause']) }),
 });
 
+export const snapshotInfo = z.strictObject({ snapshotID: z.string(), names: z.array(z.string()) });
+
 const buildStatus = z.enum(['waiting', 'building', 'ready', 'error']);
 
 export const template = z.strictObject({
@@ -98,6 +100,7 @@ export const templateAlias = z.strictObject({ templateID: z.string(), public: z.
 export type Sandbox = z.infer<typeof sandbox>;
 export type ListedSandbox = z.infer<typeof listedSandbox>;
 export type SandboxDetail = z.infer<typeof sandboxDetail>;
+export type SnapshotInfo = z.infer<typeof snapshotInfo>;
 export type Template = z.infer<typeof template>;
 export type TemplateWithBuilds = z.infer<typeof templateWithBuilds>;
 export type TemplateAlias = z.infer<typeof templateAlias>;
@@ -106,6 +109,9 @@ const ANSWERS: readonly (readonly [method: string, path: RegExp, status: number,
   ['POST', /^(?:\/v2)?\/sandboxes$/, 201, sandbox],
   ['POST', /^(?:\/v2)?\/sandboxes\/[^/]+\/connect$/, 200, sandbox],
   ['POST', /^(?:\/v2)?\/sandboxes\/[^/]+\/connect$/, 201, sandbox],
+  ['POST', /^\/sandboxes\/[^/]+\/resume$/, 201, sandbox],
+  ['POST', /^\/sandboxes\/[^/]+\/snapshots$/, 201, snapshotInfo],
+  ['GET', /^\/snapshots$/, 200, z.array(snapshotInfo)],
   ['GET', /^(?:\/v2)?\/sandboxes$/, 200, z.array(listedSandbox)],
   ['GET', /^\/sandboxes\/[^/]+$/, 200, sandboxDetail],
   ['GET', /^(?:\/v2)?\/templates$/, 200, z.array(template)],

@@ -14,12 +14,8 @@ const pending = (verb: string, method: PendingVerb['method'], ...paths: string[]
   paths.map((path) => ({ method, path, verb }));
 
 export const PENDING_VERBS: readonly PendingVerb[] = [
-  ...pending('pause', 'POST', '/sandboxes/:sandboxID/pause'),
-  ...pending('resume', 'POST', '/sandboxes/:sandboxID/resume'),
   ...pending('fork', 'POST', '/sandboxes/:sandboxID/fork'),
   ...pending('network update', 'PUT', '/sandboxes/:sandboxID/network'),
-  ...pending('snapshot', 'POST', '/sandboxes/:sandboxID/snapshots'),
-  ...pending('snapshot list', 'GET', '/snapshots'),
   ...pending('sandbox metrics', 'GET', '/sandboxes/:sandboxID/metrics', '/sandboxes/metrics'),
   ...pending('sandbox logs', 'GET', '/sandboxes/:sandboxID/logs', '/v2/sandboxes/:sandboxID/logs'),
   ...pending('template build', 'POST', '/templates', '/v2/templates', '/v3/templates', '/templates/:templateID'),
@@ -32,7 +28,6 @@ export const PENDING_VERBS: readonly PendingVerb[] = [
   ),
   ...pending('template build status', 'GET', '/templates/:templateID/builds/:buildID/status'),
   ...pending('template build logs', 'GET', '/templates/:templateID/builds/:buildID/logs'),
-  ...pending('template delete', 'DELETE', '/templates/:templateID'),
   ...pending('template update', 'PATCH', '/templates/:templateID', '/v2/templates/:templateID'),
   ...pending('template tag', 'POST', '/templates/tags'),
   ...pending('template untag', 'DELETE', '/templates/tags'),

@@ -149,6 +149,16 @@ export declare type CreateSandboxRequest = Message<"coppice.node.v1.CreateSandbo
    * @generated from field: coppice.node.v1.NetworkWish network = 7;
    */
   network?: NetworkWish | undefined;
+
+  /**
+   * @generated from field: optional string isolation = 8;
+   */
+  isolation?: string | undefined;
+
+  /**
+   * @generated from field: optional string on_timeout = 9;
+   */
+  onTimeout?: string | undefined;
 };
 
 /**
@@ -235,6 +245,16 @@ export declare type Sandbox = Message<"coppice.node.v1.Sandbox"> & {
    * @generated from field: string generation = 15;
    */
   generation: string;
+
+  /**
+   * @generated from field: string isolation = 16;
+   */
+  isolation: string;
+
+  /**
+   * @generated from field: string on_timeout = 17;
+   */
+  onTimeout: string;
 };
 
 /**
@@ -499,6 +519,193 @@ export declare type ConnectSandboxResponse = Message<"coppice.node.v1.ConnectSan
 export declare const ConnectSandboxResponseSchema: GenMessage<ConnectSandboxResponse>;
 
 /**
+ * @generated from message coppice.node.v1.CreateSnapshotRequest
+ */
+export declare type CreateSnapshotRequest = Message<"coppice.node.v1.CreateSnapshotRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: optional string name = 3;
+   */
+  name?: string | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.CreateSnapshotRequest.
+ * Use `create(CreateSnapshotRequestSchema)` to create a new message.
+ */
+export declare const CreateSnapshotRequestSchema: GenMessage<CreateSnapshotRequest>;
+
+/**
+ * @generated from message coppice.node.v1.Snapshot
+ */
+export declare type Snapshot = Message<"coppice.node.v1.Snapshot"> & {
+  /**
+   * @generated from field: string snapshot_id = 1;
+   */
+  snapshotId: string;
+
+  /**
+   * @generated from field: repeated string names = 2;
+   */
+  names: string[];
+
+  /**
+   * @generated from field: string template_id = 3;
+   */
+  templateId: string;
+
+  /**
+   * @generated from field: string build_id = 4;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: string source_id = 5;
+   */
+  sourceId: string;
+
+  /**
+   * @generated from field: string isolation = 6;
+   */
+  isolation: string;
+
+  /**
+   * @generated from field: double created_at_ms = 7;
+   */
+  createdAtMs: number;
+};
+
+/**
+ * Describes the message coppice.node.v1.Snapshot.
+ * Use `create(SnapshotSchema)` to create a new message.
+ */
+export declare const SnapshotSchema: GenMessage<Snapshot>;
+
+/**
+ * @generated from message coppice.node.v1.SnapshotResponse
+ */
+export declare type SnapshotResponse = Message<"coppice.node.v1.SnapshotResponse"> & {
+  /**
+   * @generated from field: coppice.node.v1.Snapshot snapshot = 1;
+   */
+  snapshot?: Snapshot | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.SnapshotResponse.
+ * Use `create(SnapshotResponseSchema)` to create a new message.
+ */
+export declare const SnapshotResponseSchema: GenMessage<SnapshotResponse>;
+
+/**
+ * @generated from message coppice.node.v1.SnapshotPosition
+ */
+export declare type SnapshotPosition = Message<"coppice.node.v1.SnapshotPosition"> & {
+  /**
+   * @generated from field: double created_at_ms = 1;
+   */
+  createdAtMs: number;
+
+  /**
+   * @generated from field: string build_id = 2;
+   */
+  buildId: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.SnapshotPosition.
+ * Use `create(SnapshotPositionSchema)` to create a new message.
+ */
+export declare const SnapshotPositionSchema: GenMessage<SnapshotPosition>;
+
+/**
+ * @generated from message coppice.node.v1.ListSnapshotsRequest
+ */
+export declare type ListSnapshotsRequest = Message<"coppice.node.v1.ListSnapshotsRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: optional string source_id = 2;
+   */
+  sourceId?: string | undefined;
+
+  /**
+   * @generated from field: optional string name = 3;
+   */
+  name?: string | undefined;
+
+  /**
+   * @generated from field: double limit = 4;
+   */
+  limit: number;
+
+  /**
+   * @generated from field: coppice.node.v1.SnapshotPosition after = 5;
+   */
+  after?: SnapshotPosition | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.ListSnapshotsRequest.
+ * Use `create(ListSnapshotsRequestSchema)` to create a new message.
+ */
+export declare const ListSnapshotsRequestSchema: GenMessage<ListSnapshotsRequest>;
+
+/**
+ * @generated from message coppice.node.v1.ListSnapshotsResponse
+ */
+export declare type ListSnapshotsResponse = Message<"coppice.node.v1.ListSnapshotsResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.Snapshot snapshots = 1;
+   */
+  snapshots: Snapshot[];
+
+  /**
+   * @generated from field: coppice.node.v1.SnapshotPosition next = 2;
+   */
+  next?: SnapshotPosition | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.ListSnapshotsResponse.
+ * Use `create(ListSnapshotsResponseSchema)` to create a new message.
+ */
+export declare const ListSnapshotsResponseSchema: GenMessage<ListSnapshotsResponse>;
+
+/**
+ * @generated from message coppice.node.v1.DeleteSnapshotRequest
+ */
+export declare type DeleteSnapshotRequest = Message<"coppice.node.v1.DeleteSnapshotRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string snapshot = 2;
+   */
+  snapshot: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.DeleteSnapshotRequest.
+ * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
+ */
+export declare const DeleteSnapshotRequestSchema: GenMessage<DeleteSnapshotRequest>;
+
+/**
  * @generated from message coppice.node.v1.Template
  */
 export declare type Template = Message<"coppice.node.v1.Template"> & {
@@ -591,18 +798,39 @@ export declare type ListTemplatesResponse = Message<"coppice.node.v1.ListTemplat
 export declare const ListTemplatesResponseSchema: GenMessage<ListTemplatesResponse>;
 
 /**
- * @generated from message coppice.node.v1.StatusResponse
+ * @generated from message coppice.node.v1.Backend
  */
-export declare type StatusResponse = Message<"coppice.node.v1.StatusResponse"> & {
+export declare type Backend = Message<"coppice.node.v1.Backend"> & {
   /**
-   * @generated from field: string backend = 1;
+   * @generated from field: string isolation = 1;
+   */
+  isolation: string;
+
+  /**
+   * @generated from field: string backend = 2;
    */
   backend: string;
 
   /**
-   * @generated from field: string accelerator = 2;
+   * @generated from field: string accelerator = 3;
    */
   accelerator: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.Backend.
+ * Use `create(BackendSchema)` to create a new message.
+ */
+export declare const BackendSchema: GenMessage<Backend>;
+
+/**
+ * @generated from message coppice.node.v1.StatusResponse
+ */
+export declare type StatusResponse = Message<"coppice.node.v1.StatusResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.Backend backends = 1;
+   */
+  backends: Backend[];
 
   /**
    * @generated from field: bool rootless = 3;
@@ -767,6 +995,54 @@ export declare const NodeService: GenService<{
     methodKind: "unary";
     input: typeof EmptySchema;
     output: typeof LeaksResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.PauseSandbox
+   */
+  pauseSandbox: {
+    methodKind: "unary";
+    input: typeof SandboxRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.ResumeSandbox
+   */
+  resumeSandbox: {
+    methodKind: "unary";
+    input: typeof SandboxTimeoutRequestSchema;
+    output: typeof SandboxResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.RefreshSandbox
+   */
+  refreshSandbox: {
+    methodKind: "unary";
+    input: typeof SandboxTimeoutRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.CreateSnapshot
+   */
+  createSnapshot: {
+    methodKind: "unary";
+    input: typeof CreateSnapshotRequestSchema;
+    output: typeof SnapshotResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.ListSnapshots
+   */
+  listSnapshots: {
+    methodKind: "unary";
+    input: typeof ListSnapshotsRequestSchema;
+    output: typeof ListSnapshotsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.DeleteSnapshot
+   */
+  deleteSnapshot: {
+    methodKind: "unary";
+    input: typeof DeleteSnapshotRequestSchema;
+    output: typeof EmptySchema;
   },
 }>;
 

@@ -19,6 +19,10 @@ import {
   receiptFromMessage,
   requestToMessage,
   sandboxFromMessage,
+  snapshotFromMessage,
+  snapshotPositionFromMessage,
+  snapshotQueryToMessage,
+  statusFromMessage,
   templateFromMessage,
 } from './mapping.ts';
 import { MAX_ANSWER_BYTES, MAX_REQUEST_BYTES } from './server.ts';
@@ -27,7 +31,7 @@ import { encodeFrame, FrameReader, KIND, METHODS } from './wire.ts';
 export interface NodeRpcClientOptions {
   /** Milliseconds for a call; default 60 000. */
   readonly timeoutMs?: number;
-  /** Milliseconds for calls that may start a machine; default 180 000. */
+  /** Milliseconds for calls that may start, stop or copy a machine; default 180 000. */
   readonly startTimeoutMs?: number;
 }
 
@@ -74,6 +78,21 @@ export function connectNodeApi(socketPath: string, options: NodeRpcClientOptions
       const answer = await call(method.connectSandbox, request, start);
       return { sandbox: sandboxFromMessage(answer.sandbox), resumed: answer.resumed };
     },
+    async resumeSandbox(teamID, sandboxID, timeoutSeconds) {
+      const request = { teamId: teamID, sandboxId: sandboxID, timeoutSeconds };
+      demandWellFormed(request);
+      return sandboxFromMessage((await call(method.resumeSandbox, request, start)).sandbox);
+    },
+    async pauseSandbox(teamID, sandboxID) {
+      const ids = { teamId: teamID, sandboxId: sandboxID };
+      demandWellFormed(ids);
+      await call(method.pauseSandbox, ids, start);
+    },
+    async refreshSandbox(teamID, sandboxID, timeoutSeconds) {
+      const request = { teamId: teamID, sandboxId: sandboxID, timeoutSeconds };
+      demandWellFormed(request);
+      await call(method.refreshSandbox, request, usual);
+    },
     async setSandboxTimeout(teamID, sandboxID, timeoutSeconds) {
       const request = { teamId: teamID, sandboxId: sandboxID, timeoutSeconds };
       demandWellFormed(request);
@@ -84,12 +103,29 @@ export function connectNodeApi(socketPath: string, options: NodeRpcClientOptions
       demandWellFormed(ids);
       await call(method.killSandbox, ids, usual);
     },
+    async createSnapshot(teamID, sandboxID, { name, signal }) {
+      const request = { teamId: teamID, sandboxId: sandboxID, ...(name === undefined ? {} : { name }) };
+      demandWellFormed(request);
+      return snapshotFromMessage((await call(method.createSnapshot, request, start, signal)).snapshot);
+    },
+    async listSnapshots(query) {
+      demandWellFormed(query);
+      const answer = await call(method.listSnapshots, snapshotQueryToMessage(query), usual);
+      return {
+        snapshots: answer.snapshots.map(snapshotFromMessage),
+        ...(answer.next === undefined ? {} : { next: snapshotPositionFromMessage(answer.next) }),
+      };
+    },
+    async deleteSnapshot(teamID, snapshot) {
+      const request = { teamId: teamID, snapshot };
+      demandWellFormed(request);
+      await call(method.deleteSnapshot, request, usual);
+    },
     async listTemplates() {
       return (await call(method.listTemplates, {}, usual)).templates.map(templateFromMessage);
     },
     async status() {
-      const { $typeName: _, $unknown: __, ...status } = await call(method.status, {}, usual);
-      return status;
+      return statusFromMessage(await call(method.status, {}, usual));
     },
     async leaks() {
       const { $typeName: _, $unknown: __, ...leaks } = await call(method.leaks, {}, usual);

@@ -6,23 +6,35 @@ import {
   CreateSandboxRequestSchema,
   type ListSandboxesRequest as ListMessage,
   ListSandboxesRequestSchema,
+  type ListSnapshotsRequest as ListSnapshotsMessage,
+  ListSnapshotsRequestSchema,
   type Pair,
   type Position,
   type Receipt as ReceiptMessage,
   type ReceiptSchema,
   type Sandbox as SandboxMessage,
   type SandboxSchema,
+  type Snapshot as SnapshotMessage,
+  type SnapshotPosition as SnapshotPositionMessage,
+  type SnapshotSchema,
+  type StatusResponse,
   type Template as TemplateMessage,
   type TemplateSchema,
 } from '../gen/node_pb.js';
-import type {
-  CreateSandboxRequest,
-  ListSandboxesQuery,
-  ListSandboxesResult,
-  Receipt,
-  SandboxState,
-  SandboxView,
-  TemplateView,
+import {
+  type CreateSandboxRequest,
+  ISOLATIONS,
+  type ListSandboxesQuery,
+  type ListSandboxesResult,
+  type ListSnapshotsQuery,
+  type NodeStatus,
+  type OnTimeout,
+  type Receipt,
+  type SandboxState,
+  type SandboxView,
+  type SnapshotPosition,
+  type SnapshotView,
+  type TemplateView,
 } from '../node-api.ts';
 
 const STATES: ReadonlySet<string> = new Set<SandboxState>([
@@ -36,6 +48,8 @@ const STATES: ReadonlySet<string> = new Set<SandboxState>([
   'error',
 ]);
 
+const ON_TIMEOUT: readonly OnTimeout[] = ['kill', 'pause'];
+
 export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
   const { allowInternetAccess } = request.network;
   return create(CreateSandboxRequestSchema, {
@@ -45,6 +59,8 @@ export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
     secure: request.secure,
     metadata: toPairs(request.metadata),
     envVars: toPairs(request.envVars),
+    ...(request.isolation === undefined ? {} : { isolation: request.isolation }),
+    ...(request.onTimeout === undefined ? {} : { onTimeout: request.onTimeout }),
     network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
   });
 }
@@ -58,6 +74,8 @@ export function requestFromMessage(message: CreateMessage): CreateSandboxRequest
     secure: message.secure,
     metadata: fromPairs(message.metadata),
     envVars: fromPairs(message.envVars),
+    ...(message.isolation === undefined ? {} : { isolation: oneOf(message.isolation, ISOLATIONS, 'isolation') }),
+    ...(message.onTimeout === undefined ? {} : { onTimeout: oneOf(message.onTimeout, ON_TIMEOUT, 'on_timeout') }),
     network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
   };
 }
@@ -96,11 +114,13 @@ export function sandboxToMessage(view: SandboxView): MessageInitShape<typeof San
     state: view.state,
     startedAtMs: view.startedAtMs,
     endAtMs: view.endAtMs,
+    onTimeout: view.onTimeout,
     cpuCount: view.cpuCount,
     memoryMb: view.memoryMB,
     diskSizeMb: view.diskSizeMB,
     envdVersion: view.envdVersion,
     metadata: toPairs(view.metadata),
+    isolation: view.isolation,
     generation: view.generation,
     ...(view.alias === undefined ? {} : { alias: view.alias }),
     ...(view.envdAccessToken === undefined ? {} : { envdAccessToken: view.envdAccessToken }),
@@ -118,6 +138,7 @@ export function sandboxFromMessage(message: SandboxMessage | undefined): Sandbox
     state: message.state as SandboxState,
     startedAtMs: message.startedAtMs,
     endAtMs: message.endAtMs,
+    onTimeout: oneOf(message.onTimeout, ON_TIMEOUT, 'on_timeout'),
     cpuCount: message.cpuCount,
     memoryMB: message.memoryMb,
     diskSizeMB: message.diskSizeMb,
@@ -125,6 +146,7 @@ export function sandboxFromMessage(message: SandboxMessage | undefined): Sandbox
     ...(message.envdAccessToken === undefined ? {} : { envdAccessToken: message.envdAccessToken }),
     metadata: fromPairs(message.metadata),
     ...(message.allowInternetAccess === undefined ? {} : { allowInternetAccess: message.allowInternetAccess }),
+    isolation: oneOf(message.isolation, ISOLATIONS, 'isolation'),
     generation: message.generation,
   };
 }
@@ -175,12 +197,77 @@ export function templateFromMessage(message: TemplateMessage): TemplateView {
     memoryMB: message.memoryMb,
     diskSizeMB: message.diskSizeMb,
     envdVersion: message.envdVersion,
-    isolation: oneOf(message.isolation, ['microvm', 'jail'] as const, 'isolation'),
+    isolation: oneOf(message.isolation, ISOLATIONS, 'isolation'),
     createdAtMs: message.createdAtMs,
     updatedAtMs: message.updatedAtMs,
     spawnCount: message.spawnCount,
     ...(message.lastSpawnedAtMs === undefined ? {} : { lastSpawnedAtMs: message.lastSpawnedAtMs }),
     hot: message.hot,
+  };
+}
+
+export function snapshotQueryToMessage(query: ListSnapshotsQuery): ListSnapshotsMessage {
+  return create(ListSnapshotsRequestSchema, {
+    teamId: query.teamID,
+    limit: query.limit,
+    ...(query.sourceID === undefined ? {} : { sourceId: query.sourceID }),
+    ...(query.name === undefined ? {} : { name: query.name }),
+    ...(query.after === undefined ? {} : { after: snapshotPositionToMessage(query.after) }),
+  });
+}
+
+export function snapshotQueryFromMessage(message: ListSnapshotsMessage): ListSnapshotsQuery {
+  return {
+    teamID: message.teamId,
+    limit: message.limit,
+    ...(message.sourceId === undefined ? {} : { sourceID: message.sourceId }),
+    ...(message.name === undefined ? {} : { name: message.name }),
+    ...(message.after === undefined ? {} : { after: snapshotPositionFromMessage(message.after) }),
+  };
+}
+
+export function snapshotToMessage(view: SnapshotView): MessageInitShape<typeof SnapshotSchema> {
+  return {
+    snapshotId: view.snapshotID,
+    names: [...view.names],
+    templateId: view.templateID,
+    buildId: view.buildID,
+    sourceId: view.sourceID,
+    isolation: view.isolation,
+    createdAtMs: view.createdAtMs,
+  };
+}
+
+export function snapshotFromMessage(message: SnapshotMessage | undefined): SnapshotView {
+  if (message === undefined) throw malformed('snapshot');
+  return {
+    snapshotID: message.snapshotId,
+    names: message.names,
+    templateID: message.templateId,
+    buildID: message.buildId,
+    sourceID: message.sourceId,
+    isolation: oneOf(message.isolation, ISOLATIONS, 'isolation'),
+    createdAtMs: message.createdAtMs,
+  };
+}
+
+export function snapshotPositionToMessage(position: SnapshotPosition): { createdAtMs: number; buildId: string } {
+  return { createdAtMs: position.createdAtMs, buildId: position.buildID };
+}
+
+export function snapshotPositionFromMessage(message: SnapshotPositionMessage): SnapshotPosition {
+  return { createdAtMs: message.createdAtMs, buildID: message.buildId };
+}
+
+export function statusFromMessage(message: StatusResponse): NodeStatus {
+  const { $typeName: _, $unknown: __, backends, ...status } = message;
+  return {
+    ...status,
+    backends: backends.map(({ isolation, backend, accelerator }) => ({
+      isolation: oneOf(isolation, ISOLATIONS, 'isolation'),
+      backend,
+      accelerator,
+    })),
   };
 }
 

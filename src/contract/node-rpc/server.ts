@@ -13,6 +13,9 @@ import {
   receiptToMessage,
   requestFromMessage,
   sandboxToMessage,
+  snapshotPositionToMessage,
+  snapshotQueryFromMessage,
+  snapshotToMessage,
   templateToMessage,
 } from './mapping.ts';
 import { encodeFrame, type Frame, FrameReader, KIND, METHODS } from './wire.ts';
@@ -126,6 +129,17 @@ function implement(api: NodeApi) {
       const result = await api.connectSandbox(request.teamId, request.sandboxId, request.timeoutSeconds);
       return { sandbox: sandboxToMessage(result.sandbox), resumed: result.resumed };
     },
+    resumeSandbox: async (request) => ({
+      sandbox: sandboxToMessage(await api.resumeSandbox(request.teamId, request.sandboxId, request.timeoutSeconds)),
+    }),
+    pauseSandbox: async (request) => {
+      await api.pauseSandbox(request.teamId, request.sandboxId);
+      return {};
+    },
+    refreshSandbox: async (request) => {
+      await api.refreshSandbox(request.teamId, request.sandboxId, request.timeoutSeconds);
+      return {};
+    },
     setSandboxTimeout: async (request) => {
       await api.setSandboxTimeout(request.teamId, request.sandboxId, request.timeoutSeconds);
       return {};
@@ -134,10 +148,26 @@ function implement(api: NodeApi) {
       await api.killSandbox(request.teamId, request.sandboxId);
       return {};
     },
+    createSnapshot: async (request, { signal }) => {
+      const { teamId, sandboxId, name } = request;
+      const options = { signal, ...(name === undefined ? {} : { name }) };
+      return { snapshot: snapshotToMessage(await api.createSnapshot(teamId, sandboxId, options)) };
+    },
+    listSnapshots: async (request) => {
+      const { snapshots, next } = await api.listSnapshots(snapshotQueryFromMessage(request));
+      return {
+        snapshots: snapshots.map(snapshotToMessage),
+        ...(next === undefined ? {} : { next: snapshotPositionToMessage(next) }),
+      };
+    },
+    deleteSnapshot: async (request) => {
+      await api.deleteSnapshot(request.teamId, request.snapshot);
+      return {};
+    },
     listTemplates: async () => ({ templates: (await api.listTemplates()).map(templateToMessage) }),
     status: async () => {
       const status = await api.status();
-      return { ...status, notices: [...status.notices] };
+      return { ...status, backends: status.backends.map((one) => ({ ...one })), notices: [...status.notices] };
     },
     leaks: async () => {
       const leaks = await api.leaks();

@@ -1,15 +1,9 @@
 /** The parts that every sandbox shares: the namespace, its rules and settings, and the veth that leads out. */
 import { rm, statfs, writeFile } from 'node:fs/promises';
 import type { Commands } from './commands.ts';
-import { checkTap, type FabricConfig, GATEWAY, isTapName, UPLINK, type VethAddresses } from './config.ts';
-import type { Lease } from './journal.ts';
+import { type FabricConfig, UPLINK, type VethAddresses } from './config.ts';
+import { deletePorts, findPorts, isNamespace } from './ports.ts';
 import { run, tryRun } from './run.ts';
-
-/** f_type of a mounted namespace, NSFS_MAGIC in linux/magic.h. */
-const NSFS_MAGIC = 0x6e736673;
-
-/** Device group of taps that are to be deleted; nothing else in the namespace is ever in it. */
-const DOOMED_GROUP = 9;
 
 /** In the order they are written: ip_forward first, for the kernel resets others when it changes. */
 const SETTINGS = [
@@ -27,18 +21,8 @@ const SETTINGS = [
 ];
 const NO_IPV6 = ['net.ipv6.conf.all.disable_ipv6=1', 'net.ipv6.conf.default.disable_ipv6=1'];
 
-/** True when the namespace's name leads to a live namespace, not to a file left by an interrupted `ip netns`. */
-export async function namespaceExists(config: FabricConfig): Promise<boolean> {
-  try {
-    return (await statfs(config.namespacePath)).type === NSFS_MAGIC;
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
-    throw error;
-  }
-}
-
 export async function ensureNamespace(config: FabricConfig, signal?: AbortSignal): Promise<void> {
-  if (await namespaceExists(config)) return;
+  if (await isNamespace(config.namespacePath)) return;
   await rm(config.namespacePath, { force: true });
   await run(['ip', 'netns', 'add', config.namespace], { signal });
 }
@@ -89,54 +73,22 @@ export async function ensureVeth(
   return { mtu };
 }
 
-/** `ip -batch` lines that make a tap. */
-export function tapLines(lease: Lease, mtu: number): string[] {
-  return [
-    `tuntap add dev ${lease.tap} mode tap${lease.uid === undefined ? '' : ` user ${lease.uid}`}`,
-    ...tapAddressLines(lease, mtu),
-  ];
-}
-
-/** `ip -batch` lines that make an existing tap right. */
-export function tapAddressLines(lease: Lease, mtu: number): string[] {
-  return [
-    `link set dev ${lease.tap} mtu ${mtu} up`,
-    `addr replace ${GATEWAY}/32 dev ${lease.tap} scope link`,
-    `route replace ${lease.address}/32 dev ${lease.tap}`,
-  ];
-}
-
 /**
- * Deletes taps, whoever holds them open; those that are not there count as deleted. Throws when one is left. They are put
- * in a device group and the group is deleted: the kernel waits out its grace period once, not once for each.
- */
-export async function deleteTaps(taps: readonly string[], inside: Commands): Promise<void> {
-  if (taps.length === 0) return;
-  const marking = taps.map((tap) => `link set dev ${checkTap(tap)} group ${DOOMED_GROUP}`);
-  if (await inside.ipForce([...marking, `link del group ${DOOMED_GROUP}`])) return;
-  const left = (await inside.links()).filter((link) => taps.includes(link.name));
-  if (left.length > 0) throw new Error(`taps could not be deleted: ${left.map((link) => link.name).join(', ')}`);
-}
-
-export async function listTaps(inside: Commands): Promise<string[]> {
-  return (await inside.links()).map((link) => link.name).filter(isTapName);
-}
-
-/**
- * Removes the namespace with everything in it, and the veth. Devices go first, by name: a process that still stands
- * in the namespace keeps it alive without its name.
+ * Removes the namespace with everything in it, the namespaces of sandboxes, and the veth. Devices go first, by name: a
+ * process that still stands in the namespace keeps it alive without its name.
  */
 export async function removeNamespace(config: FabricConfig, host: Commands, inside: Commands): Promise<void> {
-  if (await namespaceExists(config)) {
-    const devices = (await inside.links())
-      .map((link) => link.name)
-      .filter((name) => name === UPLINK || isTapName(name));
-    await inside.ipForce(devices.map((name) => `link del dev ${name}`));
+  const there = await isNamespace(config.namespacePath);
+  const found = await findPorts(config, inside);
+  const namespaces = [...found.namespaces.keys()];
+  await deletePorts(config, [...found.interfaces.keys()], namespaces, there ? inside : host);
+  if (there) {
+    await inside.ipForce([`link del dev ${UPLINK}`]);
     await inside.sysctl(['net.ipv4.ip_forward=0']);
   }
   if ((await host.links()).some((link) => link.name === config.veth)) await host.ip([`link del dev ${config.veth}`]);
   const removed = await tryRun(['ip', 'netns', 'del', config.namespace]);
-  if (removed.code !== 0 && (await namespaceExists(config)))
+  if (removed.code !== 0 && (await isNamespace(config.namespacePath)))
     throw new Error(`namespace ${config.namespace} could not be removed: ${removed.stderr.trim()}`);
 }
 

@@ -1,30 +1,35 @@
 /** Counts what the kernel holds for sandboxes, without asking the journal: what a leak check needs. */
 import type { Commands } from './commands.ts';
-import { isTapName, TABLE } from './config.ts';
+import { type FabricConfig, isPortName, namespacePath, sandboxNamespace, TABLE } from './config.ts';
+import { findPorts, isNamespace } from './ports.ts';
 
 export interface Census {
-  readonly taps: readonly string[];
-  /** Routed to a tap, dotted. */
+  /** Interfaces in the fabric's namespace by name, namespaces of sandboxes by path. */
+  readonly ports: readonly string[];
+  /** Routed to a port, dotted. */
   readonly addresses: readonly string[];
   /** Elements that sandboxes have in our sets, e.g. `inet sources cp7 10.4.1.9`. */
   readonly rules: readonly string[];
 }
 
-export const EMPTY_CENSUS: Census = { taps: [], addresses: [], rules: [] };
-
 const SETS: Readonly<Record<string, readonly string[]>> = { inet: ['sources', 'internet', 'flows'], arp: ['sources'] };
 
-export async function takeCensus(inside: Commands): Promise<Census> {
-  const [links, routes, inet, arp] = await Promise.all([
-    inside.links(),
-    inside.ipList(['-4', 'route', 'show']),
-    inside.nftList(['list', 'table', 'inet', TABLE]),
-    inside.nftList(['list', 'table', 'arp', TABLE]),
+/** Namespaces of sandboxes are counted even where the fabric's own is gone. */
+export async function takeCensus(config: FabricConfig, inside: Commands): Promise<Census> {
+  const there = await isNamespace(config.namespacePath);
+  const [found, routes, inet, arp] = await Promise.all([
+    findPorts(config, inside),
+    there ? inside.ipList(['-4', 'route', 'show']) : [],
+    there ? inside.nftList(['list', 'table', 'inet', TABLE]) : [],
+    there ? inside.nftList(['list', 'table', 'arp', TABLE]) : [],
   ]);
   return {
-    taps: links.map((link) => link.name).filter(isTapName),
+    ports: [
+      ...found.interfaces.keys(),
+      ...[...found.namespaces.keys()].map((port) => namespacePath(sandboxNamespace(config, port))),
+    ],
     addresses: routes
-      .filter((route) => isTapName(String(route.dev)))
+      .filter((route) => isPortName(String(route.dev)))
       .map((route) => String(route.dst))
       .sort(),
     rules: [...(inet ?? []), ...(arp ?? [])].flatMap(elements).sort(),

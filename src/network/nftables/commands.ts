@@ -16,6 +16,8 @@ export interface Commands {
   ip(lines: readonly string[], signal?: AbortSignal): Promise<void>;
   /** The same, going on past lines that fail; true when none did. */
   ipForce(lines: readonly string[]): Promise<boolean>;
+  /** A script for `sh -e`, on its stdin. */
+  shell(script: string, signal?: AbortSignal): Promise<void>;
   /** `ip -j …`, parsed. */
   ipList(args: readonly string[]): Promise<readonly Record<string, unknown>[]>;
   links(): Promise<readonly Link[]>;
@@ -49,6 +51,9 @@ function createCommands(prefix: readonly string[]): Commands {
       if (lines.length === 0) return true;
       const input = `${lines.join('\n')}\n`;
       return (await tryRun([...prefix, 'ip', '-force', '-batch', '-'], { input, timeoutMs: 120_000 })).code === 0;
+    },
+    async shell(script, signal) {
+      await run([...prefix, 'sh', '-e'], { input: script, signal });
     },
     async ipList(args) {
       const text = await run([...prefix, 'ip', '-j', ...args]);

@@ -2,7 +2,7 @@
 import { CoppiceError } from '../../contract/errors.ts';
 import { formatAddress } from '../ipv4.ts';
 
-/** On every tap, answering ARP; the guest's default route. */
+/** On every port, answering ARP; the sandbox's default route. */
 export const GATEWAY = '169.254.1.1';
 /** The fabric's end of the veth, inside the namespace. */
 export const UPLINK = 'up0';
@@ -19,7 +19,8 @@ export const TCP_ESTABLISHED_TIMEOUT = 7440;
 /** Seconds. */
 export const TCP_TIME_WAIT_TIMEOUT = 30;
 
-const TAP = /^cp[1-9]\d{0,9}$/;
+const PORT = /^cp[1-9]\d{0,9}$/;
+const NAMESPACE_FOLDER = '/run/netns';
 
 export interface FabricConfig {
   readonly instance: string;
@@ -38,7 +39,7 @@ export function fabricConfig(instance: string): FabricConfig {
   return {
     instance,
     namespace,
-    namespacePath: `/run/netns/${namespace}`,
+    namespacePath: `${NAMESPACE_FOLDER}/${namespace}`,
     veth: `${VETH_PREFIX}${instance}`,
     hostTable: `coppice_${instance}`,
   };
@@ -56,19 +57,39 @@ export function vethAddresses(subnet: number): VethAddresses {
   return { network: formatAddress(subnet), host: formatAddress(subnet + 1), uplink: formatAddress(subnet + 2) };
 }
 
-/** `cp<number>`, at most 12 characters. */
-export function tapName(lease: number): string {
-  return checkTap(`cp${lease}`);
+/** A sandbox's interface in the fabric's namespace: `cp<number>`, at most 12 characters. */
+export function portName(lease: number): string {
+  return checkPort(`cp${lease}`);
 }
 
-export function isTapName(name: string): boolean {
-  return TAP.test(name);
+export function isPortName(name: string): boolean {
+  return PORT.test(name);
 }
 
-/** Returns `name`, or throws internal: a tap name is only ever made here. */
-export function checkTap(name: string): string {
-  if (!isTapName(name)) throw new CoppiceError('internal', `not a tap name: ${JSON.stringify(name)}`);
+/** Returns `name`, or throws internal: a port's name is only ever made here. */
+export function checkPort(name: string): string {
+  if (!isPortName(name)) throw new CoppiceError('internal', `not a port name: ${JSON.stringify(name)}`);
   return name;
+}
+
+/**
+ * A sandbox's own namespace, of the fabric's name and its port's number: `coppice-a1-42`, at most 27 characters. No
+ * instance has a dash in it, so that it is nobody else's, and no fabric's.
+ */
+export function sandboxNamespace(config: FabricConfig, port: string): string {
+  return `${config.namespace}-${checkPort(port).slice(2)}`;
+}
+
+/** The port that a namespace of this name goes with; undefined when it is no sandbox's of this fabric. */
+export function portOfNamespace(config: FabricConfig, name: string): string | undefined {
+  const prefix = `${config.namespace}-`;
+  const port = `cp${name.slice(prefix.length)}`;
+  return name.startsWith(prefix) && isPortName(port) ? port : undefined;
+}
+
+/** Where `ip netns` keeps a namespace of this name; of no name, the folder of all. */
+export function namespacePath(name?: string): string {
+  return name === undefined ? NAMESPACE_FOLDER : `${NAMESPACE_FOLDER}/${name}`;
 }
 
 /** Throws bad_request unless `id` could be a sandbox id. Ids never reach a command; this bounds the journal. */

@@ -1,22 +1,15 @@
-/** The fabric on Linux: one network namespace, one nftables table inside it, one veth and one table outside. */
+/**
+ * The fabric on Linux: one network namespace, one nftables table inside it, one veth and one table outside. Sandboxes hang
+ * off the one namespace, each by its port.
+ */
 import { CoppiceError } from '../../contract/errors.ts';
 import type { Log } from '../../telemetry/log.ts';
 import type { Attachment, EgressPolicy, NetworkFabric } from '../fabric.ts';
 import { formatAddress, parseAddress, parseRange } from '../ipv4.ts';
 import { chooseSubnet, parseRoutes, takeAddress } from './addresses.ts';
-import {
-  applySettings,
-  deleteTaps,
-  ensureNamespace,
-  ensureVeth,
-  listTaps,
-  namespaceExists,
-  removeNamespace,
-  tapAddressLines,
-  tapLines,
-} from './base.ts';
+import { applySettings, ensureNamespace, ensureVeth, removeNamespace } from './base.ts';
 import { createBatcher } from './batch.ts';
-import { EMPTY_CENSUS, takeCensus } from './census.ts';
+import { takeCensus } from './census.ts';
 import { hostCommands, namespaceCommands } from './commands.ts';
 import {
   checkId,
@@ -24,7 +17,9 @@ import {
   type FabricConfig,
   fabricConfig,
   GATEWAY,
-  tapName,
+  namespacePath,
+  portName,
+  sandboxNamespace,
   type VethAddresses,
   vethAddresses,
 } from './config.ts';
@@ -32,6 +27,7 @@ import { createFlowFlush } from './conntrack.ts';
 import { createForwarding } from './forwarding.ts';
 import { hostRuleset, removeHostRuleset } from './host-rules.ts';
 import { Journal, type Lease } from './journal.ts';
+import { deletePorts, findPorts, isWhole, makePorts, repairPorts } from './ports.ts';
 import { foreignForwardDrops } from './probe.ts';
 import { createRules } from './rules.ts';
 
@@ -104,18 +100,18 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
     }
   }
 
+  const deleteAll = (leases: readonly Lease[]) =>
+    deletePorts(config, portsOf(leases), portsOf(leases.filter(({ kind }) => kind === 'namespace')), inside);
+
   const attachAll = createBatcher<Lease>(async (leases) => {
     const { journal, mtu } = started();
     for (const lease of leases) journal.put(lease);
     await journal.save();
-    const acts = await Promise.allSettled([
-      inside.ip(leases.flatMap((lease) => tapLines(lease, mtu))),
-      rules.change(leases),
-    ]);
+    const acts = await Promise.allSettled([makePorts(config, leases, mtu, inside), rules.change(leases)]);
     const failed = acts.find((act) => act.status === 'rejected');
     if (failed) {
-      await deleteTaps(tapsOf(leases), inside);
-      await rules.change([], tapsOf(leases));
+      await deleteAll(leases);
+      await rules.change([], portsOf(leases));
       throw failed.reason;
     }
     for (const lease of leases) journal.put({ ...lease, state: 'attached' });
@@ -135,27 +131,45 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
     }
   });
 
+  async function apply(from: Lease, policy: EgressPolicy): Promise<void> {
+    const { journal, addresses } = started();
+    if (policy.allowInternet === (from.mark !== 0)) return;
+    if (policy.allowInternet) await forwarding.turnOn(addresses, journal);
+    await applyAll({ from, to: { ...from, mark: policy.allowInternet ? journal.takeMark() : 0 } });
+  }
+
   const detachAll = createBatcher<Lease>(async (leases) => {
     const { journal } = started();
     for (const lease of leases) journal.put({ ...lease, state: 'detaching' });
     await journal.save();
     // Once either is done no packet passes; a lease leaves the journal when both are.
-    const acts = await Promise.allSettled([rules.change([], tapsOf(leases)), deleteTaps(tapsOf(leases), inside)]);
+    const acts = await Promise.allSettled([rules.change([], portsOf(leases)), deleteAll(leases)]);
     for (const act of acts) if (act.status === 'rejected') throw act.reason;
-    await flush(leases.map((lease) => lease.address));
     for (const lease of leases) journal.drop(lease.id);
     await journal.save();
+    flush.begin(leases.map((lease) => lease.address));
   });
+
+  /**
+   * Deletes the ports that nobody owns. Looks for them anew: a command of a killed node may have gone on until just now.
+   * Until then the rules, which do not know them, keep them still.
+   */
+  async function deleteSurplus(keep: readonly Lease[]): Promise<void> {
+    const found = await findPorts(config, inside);
+    const kept = new Map(keep.map((lease) => [lease.port, lease]));
+    const interfaces = [...found.interfaces.keys()].filter((port) => !kept.has(port));
+    const namespaces = [...found.namespaces.keys()].filter((port) => kept.get(port)?.kind !== 'namespace');
+    if (interfaces.length + namespaces.length > 0) log.info({ interfaces, namespaces }, 'ports without an owner');
+    await deletePorts(config, interfaces, namespaces, inside);
+  }
 
   async function doStart(signal?: AbortSignal): Promise<void> {
     const journal = await openJournal();
     const { state } = journal;
-    const found = new Set((await namespaceExists(config)) ? await listTaps(inside) : []);
-    const keep = state.leases.filter((lease) => lease.state === 'attached' && found.has(lease.tap));
+    const found = await findPorts(config, inside);
+    const keep = state.leases.filter((lease) => lease.state === 'attached' && isWhole(lease, found));
     const lost = state.leases.filter((lease) => !keep.includes(lease));
-    const surplus = [...found].filter((tap) => !keep.some((lease) => lease.tap === tap));
-    if (lost.length + surplus.length > 0)
-      log.info({ kept: keep.length, lost: lost.map((lease) => lease.id), surplus }, 'network reconciled');
+    if (lost.length > 0) log.info({ kept: keep.length, lost: lost.map((lease) => lease.id) }, 'network reconciled');
 
     const routes = parseRoutes(await host.ipList(['-4', 'route', 'show', 'table', 'all']), config.veth);
     state.subnet = subnetFor(config, state.subnet, keep.length > 0, routes);
@@ -164,15 +178,12 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
 
     await ensureNamespace(config, signal);
     await rules.load(keep, signal);
-    await deleteTaps(surplus, inside);
     await applySettings(inside, signal);
     await host.nft(hostRuleset(config, addresses, state.forwardingWasOff), signal);
     const { mtu } = await ensureVeth(config, addresses, host, inside, signal);
-    await inside.ip(
-      keep.flatMap((lease) => tapAddressLines(lease, mtu)),
-      signal,
-    );
-    await flush(lost.map((lease) => lease.address));
+    await repairPorts(config, keep, mtu, found, inside, signal);
+    await deleteSurplus(keep);
+    flush.begin(lost.map((lease) => lease.address));
     for (const lease of lost) journal.drop(lease.id);
     await journal.save();
     if (keep.some((lease) => lease.mark !== 0)) await forwarding.turnOn(addresses, journal);
@@ -194,27 +205,34 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
       return starting;
     },
 
-    attach(id, { uid }) {
+    attach(id, { kind, uid, policy }) {
       return inTurn(id, async () => {
         checkId(id);
         checkUid(uid);
-        const { journal } = started();
+        const { journal, addresses } = started();
+        const owner = kind === 'tap' ? uid : undefined;
         const held = journal.find(id);
-        if (held?.state === 'attached' && held.uid === uid) return attachment(config, held);
+        if (held?.state === 'attached' && held.kind === kind && held.uid === owner) {
+          if (policy) await apply(held, policy);
+          return attachment(config, held);
+        }
         if (held) throw new CoppiceError('conflict', `${id} has a network of another kind, or half of one; detach it`);
+        if (policy?.allowInternet) await forwarding.turnOn(addresses, journal);
         const lease: Lease = {
           id,
-          tap: tapName(journal.takeLeaseNumber()),
+          kind,
+          port: portName(journal.takeLeaseNumber()),
           address: takeAddress(journal.state),
-          ...(uid === undefined ? {} : { uid }),
+          ...(owner === undefined ? {} : { uid: owner }),
           state: 'attaching',
-          mark: 0,
+          mark: policy?.allowInternet ? journal.takeMark() : 0,
         };
         // In the journal's memory from here on, so that nobody else is given this address.
         journal.put(lease);
         await attachAll(lease).catch(async (error) => {
           // What could not be cleaned up stays in the journal, for detach or the next start.
-          if (!(await listTaps(inside)).includes(lease.tap)) journal.drop(id);
+          const left = await findPorts(config, inside);
+          if (!left.interfaces.has(lease.port) && !left.namespaces.has(lease.port)) journal.drop(id);
           await journal.save();
           throw error;
         });
@@ -224,12 +242,9 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
 
     setPolicy(id: string, policy: EgressPolicy) {
       return inTurn(id, async () => {
-        const { journal, addresses } = started();
-        const from = journal.find(id);
-        if (from?.state !== 'attached') throw new CoppiceError('conflict', `${id} has no network`);
-        if (policy.allowInternet === (from.mark !== 0)) return;
-        if (policy.allowInternet) await forwarding.turnOn(addresses, journal);
-        await applyAll({ from, to: { ...from, mark: policy.allowInternet ? journal.takeMark() : 0 } });
+        const lease = started().journal.find(id);
+        if (lease?.state !== 'attached') throw new CoppiceError('conflict', `${id} has no network`);
+        await apply(lease, policy);
       });
     },
 
@@ -243,22 +258,20 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
       });
     },
 
-    async census() {
-      return (await namespaceExists(config)) ? takeCensus(inside) : EMPTY_CENSUS;
-    },
+    census: () => takeCensus(config, inside),
 
     async attached() {
       const journal = await openJournal();
-      if (!(await namespaceExists(config))) return [];
-      const taps = new Set(await listTaps(inside));
+      const found = await findPorts(config, inside);
       return journal.state.leases
-        .filter((lease) => lease.state === 'attached' && taps.has(lease.tap))
+        .filter((lease) => lease.state === 'attached' && isWhole(lease, found))
         .map((lease) => attachment(config, lease));
     },
 
     stop() {
       return alone(async () => {
         base = undefined;
+        await flush.settled();
         const journal = await openJournal();
         await removeNamespace(config, host, inside);
         if (!(await forwarding.restore(journal)))
@@ -273,13 +286,14 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
   return fabric;
 }
 
-const tapsOf = (leases: readonly Lease[]) => leases.map((lease) => lease.tap);
+const portsOf = (leases: readonly Lease[]) => leases.map((lease) => lease.port);
 
 function attachment(config: FabricConfig, lease: Lease): Attachment {
   return {
     id: lease.id,
-    tap: lease.tap,
-    namespace: config.namespacePath,
+    kind: lease.kind,
+    port: lease.port,
+    namespace: lease.kind === 'tap' ? config.namespacePath : namespacePath(sandboxNamespace(config, lease.port)),
     address: lease.address,
     prefix: 32,
     gateway: GATEWAY,

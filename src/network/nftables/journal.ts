@@ -1,19 +1,22 @@
 /**
  * What a fabric has promised, in one JSON file that is replaced by rename: written before each act, so that whatever
- * process comes next finds every tap's owner. Nothing is synced to disk: the kernel's state does not outlive the host's
+ * process comes next finds every port's owner. Nothing is synced to disk: the kernel's state does not outlive the host's
  * boot either, and a journal of an earlier boot keeps only its counters.
  */
 import { randomInt } from 'node:crypto';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Log } from '../../telemetry/log.ts';
+import type { PortKind } from '../fabric.ts';
 import { parseAddress } from '../ipv4.ts';
-import { isTapName } from './config.ts';
+import { isPortName } from './config.ts';
 
 export interface Lease {
   readonly id: string;
-  readonly tap: string;
+  readonly kind: PortKind;
+  readonly port: string;
   readonly address: string;
+  /** Owner of a tap. */
   readonly uid?: number;
   /** `attaching` and `detaching` are intents; start() undoes the first and completes the second. */
   readonly state: 'attaching' | 'attached' | 'detaching';
@@ -22,7 +25,7 @@ export interface Lease {
 }
 
 export interface JournalState {
-  readonly version: 1;
+  readonly version: 2;
   readonly instance: string;
   /** /proc/sys/kernel/random/boot_id */
   bootId: string;
@@ -52,7 +55,7 @@ export class Journal {
     this.state = state;
   }
 
-  /** Reads the journal, or begins one. A journal that cannot be read is put aside: start() then removes unknown taps. */
+  /** Reads the journal, or begins one. A journal that cannot be read is put aside: start() then removes unknown ports. */
   static async open(folder: string, instance: string, log: Log): Promise<Journal> {
     await mkdir(folder, { recursive: true, mode: 0o700 });
     const file = join(folder, 'network.json');
@@ -69,7 +72,7 @@ export class Journal {
       await rename(file, `${file}.unreadable`);
     }
     state ??= {
-      version: 1,
+      version: 2,
       instance,
       bootId,
       nextLease: 1,
@@ -98,7 +101,7 @@ export class Journal {
   }
 
   takeLeaseNumber(): number {
-    const taken = new Set(this.state.leases.map((lease) => lease.tap));
+    const taken = new Set(this.state.leases.map((lease) => lease.port));
     let number: number;
     do {
       number = this.state.nextLease;
@@ -152,7 +155,7 @@ export function parseState(text: string, instance: string): JournalState | undef
   const sound =
     typeof value === 'object' &&
     value !== null &&
-    value.version === 1 &&
+    value.version === 2 &&
     value.instance === instance &&
     typeof value.bootId === 'string' &&
     (value.subnet === undefined || parseAddress(value.subnet) !== undefined) &&
@@ -163,7 +166,7 @@ export function parseState(text: string, instance: string): JournalState | undef
     Array.isArray(value.leases) &&
     value.leases.every(isLease) &&
     distinct(value.leases, 'id') &&
-    distinct(value.leases, 'tap') &&
+    distinct(value.leases, 'port') &&
     distinct(value.leases, 'address');
   return sound ? value : undefined;
 }
@@ -173,7 +176,8 @@ function isLease(lease: Lease): boolean {
     typeof lease === 'object' &&
     lease !== null &&
     typeof lease.id === 'string' &&
-    isTapName(lease.tap) &&
+    (lease.kind === 'tap' || lease.kind === 'namespace') &&
+    isPortName(lease.port) &&
     parseAddress(lease.address) !== undefined &&
     ['attaching', 'attached', 'detaching'].includes(lease.state) &&
     isCounter(lease.mark, 0, MARK_LIMIT) &&
@@ -185,6 +189,6 @@ function isCounter(value: unknown, least: number, most: number): boolean {
   return Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
 }
 
-function distinct(leases: readonly Lease[], field: 'id' | 'tap' | 'address'): boolean {
+function distinct(leases: readonly Lease[], field: 'id' | 'port' | 'address'): boolean {
   return new Set(leases.map((lease) => lease[field])).size === leases.length;
 }

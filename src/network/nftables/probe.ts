@@ -57,6 +57,12 @@ export async function probeNftables(signal?: AbortSignal): Promise<NetworkProbe>
         undefined,
         signal,
       ),
+      await attempt(
+        'veth devices',
+        ['unshare', '--net', 'ip', 'link', 'add', 'name', 'cp1', 'type', 'veth', 'peer', 'name', 'eth0'],
+        undefined,
+        signal,
+      ),
       await attempt('nftables features', ['unshare', '--net', 'nft', '-f', '-'], sampleRuleset(), signal),
     );
   }
@@ -142,7 +148,7 @@ async function attempt(
 /** Everything the fabric would load, so that a kernel without one of the features says so here. */
 function sampleRuleset(): string {
   return (
-    namespaceRuleset([{ tap: 'cp1', address: '10.0.1.1', mark: 1 }]) +
+    namespaceRuleset([{ port: 'cp1', address: '10.0.1.1', mark: 1 }]) +
     '\n' +
     hostRuleset(fabricConfig('probe'), vethAddresses(10 * 2 ** 24), true)
   );

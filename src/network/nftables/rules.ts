@@ -7,7 +7,7 @@ export interface Rules {
   /** Replaces everything: exactly these sandboxes are known. */
   load(subjects: readonly Subject[], signal?: AbortSignal): Promise<void>;
   /**
-   * Makes these known as they say, and forgets those taps; in one transaction. A tap that is known already may change its
+   * Makes these known as they say, and forgets those ports; in one transaction. A port that is known already may change its
    * mark, not its address. Rejecting means that nothing changed.
    */
   change(set: readonly Subject[], forget?: readonly string[]): Promise<void>;
@@ -27,23 +27,23 @@ export function createRules(inside: Commands, log: Log): Rules {
     load(subjects, signal) {
       return inTurn(async () => {
         await inside.nft(namespaceRuleset(subjects), signal);
-        known = new Map(subjects.map((subject) => [subject.tap, subject]));
+        known = new Map(subjects.map((subject) => [subject.port, subject]));
       });
     },
 
     change(set, forget = []) {
       return inTurn(async () => {
         const next = new Map(known);
-        const gone = forget.flatMap((tap) => known.get(tap) ?? []);
-        for (const { tap } of gone) next.delete(tap);
-        const added = set.filter((subject) => !known.has(subject.tap));
+        const gone = forget.flatMap((port) => known.get(port) ?? []);
+        for (const { port } of gone) next.delete(port);
+        const added = set.filter((subject) => !known.has(subject.port));
         const changed = set.filter(
-          (subject) => known.has(subject.tap) && known.get(subject.tap)!.mark !== subject.mark,
+          (subject) => known.has(subject.port) && known.get(subject.port)!.mark !== subject.mark,
         );
-        for (const subject of set) next.set(subject.tap, subject);
+        for (const subject of set) next.set(subject.port, subject);
         const lines = [
           ...removeSubjects(gone),
-          ...revoke(changed.map((subject) => known.get(subject.tap)!).filter((subject) => subject.mark !== 0)),
+          ...revoke(changed.map((subject) => known.get(subject.port)!).filter((subject) => subject.mark !== 0)),
           ...addSubjects(added),
           ...grant(changed.filter((subject) => subject.mark !== 0)),
         ];

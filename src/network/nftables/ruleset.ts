@@ -3,7 +3,7 @@
 import { parseAddress } from '../ipv4.ts';
 import { HARD_DENIES } from '../policy.ts';
 import {
-  checkTap,
+  checkPort,
   FLOW_LIMIT,
   GATEWAY,
   TABLE,
@@ -14,7 +14,7 @@ import {
 import { type Lease, MARK_LIMIT } from './journal.ts';
 
 /** What the rules need to know of a lease. `mark` 0: nothing may leave. */
-export type Subject = Pick<Lease, 'tap' | 'address' | 'mark'>;
+export type Subject = Pick<Lease, 'port' | 'address' | 'mark'>;
 
 /** Replaces the namespace's tables with exactly these, in one transaction; no packet sees a state in between. */
 export function namespaceRuleset(subjects: readonly Subject[]): string {
@@ -29,11 +29,11 @@ table inet ${TABLE} {
     flags interval
     elements = { ${HARD_DENIES.join(', ')} }
   }
-  # Which tap may send from which address.
+  # Which port may send from which address.
   set sources {
     type ifname . ipv4_addr
   }
-  # Taps whose policy lets them out, with the mark that this grant puts on the flows they open.
+  # Ports whose policy lets them out, with the mark that this grant puts on the flows they open.
   map internet {
     type ifname : mark
   }
@@ -120,10 +120,10 @@ export function timeoutObject(): string {
   }`;
 }
 
-/** Lines that make the taps known, denied or granted as they say. */
+/** Lines that make the ports known, denied or granted as they say. */
 export function addSubjects(subjects: readonly Subject[]): string[] {
   if (subjects.length === 0) return [];
-  const sources = subjects.map((subject) => `"${checkTap(subject.tap)}" . ${checkAddress(subject.address)}`);
+  const sources = subjects.map((subject) => `"${checkPort(subject.port)}" . ${checkAddress(subject.address)}`);
   return [
     `add element inet ${TABLE} sources { ${sources.join(', ')} }`,
     `add element arp ${TABLE} sources { ${sources.join(', ')} }`,
@@ -141,8 +141,8 @@ export function removeSubjects(subjects: readonly Subject[]): string[] {
 /** Lines that let the subjects out under their marks. */
 export function grant(subjects: readonly Subject[]): string[] {
   if (subjects.length === 0) return [];
-  const map = subjects.map((subject) => `"${checkTap(subject.tap)}" : ${checkMark(subject.mark)}`);
-  const flows = subjects.map((subject) => `"${subject.tap}" . ${subject.mark}`);
+  const map = subjects.map((subject) => `"${checkPort(subject.port)}" : ${checkMark(subject.mark)}`);
+  const flows = subjects.map((subject) => `"${subject.port}" . ${subject.mark}`);
   return [
     `add element inet ${TABLE} internet { ${map.join(', ')} }`,
     `add element inet ${TABLE} flows { ${flows.join(', ')} }`,

@@ -1,4 +1,4 @@
-/** Runs one program without a shell: input on stdin, bounded output, a deadline. */
+/** Runs one program, arguments unread by any shell: input on stdin, bounded output, a deadline. */
 import { spawn } from 'node:child_process';
 import { CoppiceError } from '../../contract/errors.ts';
 
@@ -29,13 +29,18 @@ export function tryRun(command: readonly string[], options: RunOptions = {}): Pr
     reject(new CoppiceError('aborted', `${program} was not started`));
     return promise;
   }
-  const child = spawn(program, args, { stdio: ['pipe', 'pipe', 'pipe'], env: { PATH, LC_ALL: 'C' } });
+  const child = spawn(program, args, {
+    stdio: ['pipe', 'pipe', 'pipe'],
+    env: { PATH, LC_ALL: 'C' },
+    // A process group of its own: whoever ends it ends what it started.
+    detached: true,
+  });
   const output = { stdout: [] as Buffer[], stderr: [] as Buffer[] };
   let size = 0;
   let fault: CoppiceError | undefined;
   const end = (error: CoppiceError) => {
     fault ??= error;
-    child.kill('SIGKILL');
+    endGroup(child.pid);
   };
   const timeoutMs = options.timeoutMs ?? 15_000;
   const timer = setTimeout(() => end(new CoppiceError('internal', `${program} took over ${timeoutMs} ms`)), timeoutMs);
@@ -72,6 +77,15 @@ export function tryRun(command: readonly string[], options: RunOptions = {}): Pr
       });
   }
   return promise;
+}
+
+function endGroup(leader: number | undefined): void {
+  if (leader === undefined) return;
+  try {
+    process.kill(-leader, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
 }
 
 /** As tryRun, and rejects with internal when the exit code is not 0. Returns stdout. */

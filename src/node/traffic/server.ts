@@ -37,8 +37,8 @@ export interface TrafficTarget {
   readonly sandboxID: string;
   readonly envd: ExchangeHandler;
   readonly interpreter: ExchangeHandler;
-  /** The live channel. Throws if there is none at this moment; the request is then answered 503. */
-  agent(): AgentClient;
+  /** The live channel, begun first where there is none. Throws or rejects if there can be none; the answer is then 503. */
+  agent(): AgentClient | Promise<AgentClient>;
   /**
    * Registers what ends one exchange; the owner calls it when the sandbox is killed, paused or restored (at once, if that
    * has already happened). The returned function takes it off the list.
@@ -167,20 +167,15 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       log.debug({ sandboxID: target.sandboxID, port, error }, 'port not reached');
       refuse(res, refusalOf(error, target.sandboxID, port));
     };
-    let client: AgentClient;
-    try {
-      client = target.agent();
-    } catch (error) {
-      fail(new NoChannelError('no channel', { cause: error }));
-      return;
-    }
-    const dialer = dialerOf(client);
-    forward(req, res, {
-      connection: (fresh) => dialer.connection(port, fresh, aborted.signal),
-      path: req.url ?? '/',
-      headers: requestHeaders(req, isOwn),
-      settle: !IDEMPOTENT.has(req.method ?? ''),
-      fail,
+    withChannel(target, fail, (client) => {
+      const dialer = dialerOf(client);
+      forward(req, res, {
+        connection: (fresh) => dialer.connection(port, fresh, aborted.signal),
+        path: req.url ?? '/',
+        headers: requestHeaders(req, isOwn),
+        settle: !IDEMPOTENT.has(req.method ?? ''),
+        fail,
+      });
     });
   };
 
@@ -218,18 +213,14 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       log.debug({ sandboxID: target.sandboxID, port, error }, 'port not reached for an upgrade');
       refuseSocket(socket, req.headers, refusalOf(error, target.sandboxID, port));
     };
-    let client: AgentClient;
-    try {
-      client = target.agent();
-    } catch (error) {
-      fail(new NoChannelError('no channel', { cause: error }));
-      return;
-    }
-    spliceUpgrade(req, socket, head, {
-      connection: dialerOf(client).upgrade(port, aborted.signal),
-      path: req.url ?? '/',
-      headers: requestHeaders(req, isOwn),
-      fail,
+    withChannel(target, fail, (client) => {
+      if (socket.destroyed) return;
+      spliceUpgrade(req, socket, head, {
+        connection: dialerOf(client).upgrade(port, aborted.signal),
+        path: req.url ?? '/',
+        headers: requestHeaders(req, isOwn),
+        fail,
+      });
     });
   };
 
@@ -253,6 +244,20 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
         for (const socket of upgraded) socket.destroy();
       }),
   };
+}
+
+/** At once where the channel is there: a hop less for every request. */
+function withChannel(target: TrafficTarget, fail: (error: Error) => void, use: (client: AgentClient) => void): void {
+  const lost = (cause: unknown): void => fail(new NoChannelError('no channel', { cause }));
+  let found: AgentClient | Promise<AgentClient>;
+  try {
+    found = target.agent();
+  } catch (error) {
+    lost(error);
+    return;
+  }
+  if (found instanceof Promise) found.then(use, lost);
+  else use(found);
 }
 
 const isOwn = (name: string): boolean => name.startsWith(OWN_PREFIX);

@@ -2,8 +2,7 @@
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Cgroups } from '../../cgroup.ts';
-import { commandLine, listPids, type ProcessIdentity, readProcess } from '../../process-table.ts';
-import { endProcess } from './machine.ts';
+import { commandLine, endProcess, listPids, type ProcessIdentity, readProcess } from '../../process-table.ts';
 
 const NAME = /^coppice-([a-z0-9]{1,32})$/;
 

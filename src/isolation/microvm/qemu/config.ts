@@ -119,7 +119,7 @@ export function qemuArguments(config: MachineConfig): string[] {
     ['-chardev', `socket,id=channel,path=${optionValue(`${folder}/${CHANNEL_SOCKET}`)},server=on,wait=off`],
     ['-device', `virtserialport,nr=1,chardev=channel,name=${CHANNEL_PORT}`],
     ['-netdev', networkBackend(config.network)],
-    ['-device', `virtio-net-device,bus=virtio-mmio-bus.3,netdev=net,mac=${MAC}`],
+    ['-device', `virtio-net-device,bus=virtio-mmio-bus.3,netdev=net,mac=${MAC},guest_announce=off`],
     ['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-device,bus=virtio-mmio-bus.2,rng=rng'],
     role.kind === 'boot'
       ? ['-kernel', role.kernel, '-initrd', role.initrd, '-append', kernelCommandLine(host)]
@@ -156,14 +156,16 @@ export function acceleratorArguments(host: VmmHost): string[][] {
 /**
  * Under TCG the guest is told the counter's speed: it has no other clock to measure it against. Watchdogs are off, since a
  * parked machine's clock runs on and would set them off when it wakes; huge pages are off, since a clone owns what it
- * touches; a reboot, which ends the VMM, is a triple fault, since the other ways wait for devices that are not there. Speculation guards are off under TCG only, which has no speculation of the guest's own.
+ * touches; pressure (`psi`) is not accounted for at each switch of tasks; a reboot, which ends the VMM, is a triple fault,
+ * since the other ways wait for devices that are not there. Speculation guards are off under TCG only, which has no
+ * speculation of the guest's own.
  */
 export function kernelCommandLine(host: VmmHost): string {
   const clock = `tsc_early_khz=${host.tscKHz} tsc=reliable lpj=${host.tscKHz * 4} no_timer_check mitigations=off`;
   return [
     'console=ttyS0 loglevel=5 panic=-1 reboot=t net.ifnames=0 8250.nr_uarts=1 random.trust_cpu=on',
     'nowatchdog rcupdate.rcu_cpu_stall_suppress=1 sysctl.kernel.hung_task_timeout_secs=0',
-    'transparent_hugepage=never audit=0',
+    'transparent_hugepage=never audit=0 psi=0',
     host.accelerator === 'tcg' ? clock : '',
   ]
     .join(' ')
@@ -245,7 +247,7 @@ function drive(bus: number, serial: string, nodes: readonly Node[]): string[][] 
 /** A tap without offload headers, so that it is the same card that the golden boot had, whose hub leads nowhere. */
 function networkBackend(network: MachineNetwork | undefined): string {
   return network
-    ? `tap,id=net,ifname=${optionValue(network.tap)},script=no,downscript=no,vhost=off,vnet_hdr=off`
+    ? `tap,id=net,ifname=${optionValue(network.port)},script=no,downscript=no,vhost=off,vnet_hdr=off`
     : 'hubport,id=net,hubid=0';
 }
 

@@ -8,6 +8,7 @@ import { dirname, join } from 'node:path';
 import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
 import type { Log } from '../../../telemetry/log.ts';
 import type {
+  BackendCapabilities,
   BackendProbe,
   GoldenCheckpoint,
   IsolationBackend,
@@ -16,12 +17,13 @@ import type {
   MachineSpec,
 } from '../../backend.ts';
 import { type Cgroups, openCgroups } from '../../cgroup.ts';
-import { commandLine, isAlive } from '../../process-table.ts';
+import { commandLine, identityOf, isAlive, watchExit } from '../../process-table.ts';
 import { census, machineOf, sweep } from './census.ts';
 import { makeGolden } from './golden.ts';
+import { refuseHugePages } from './huge-pages.ts';
 import { checkFolder, LOG_FILE, launch, RESTORE_URI } from './launch.ts';
 import { machineLimits } from './limits.ts';
-import { BACKEND_NAME, createMachine, identityOf, type QemuMachine, watchExit } from './machine.ts';
+import { BACKEND_NAME, createMachine, type QemuMachine } from './machine.ts';
 import { checkHost, GOLDEN_FILES, readGolden } from './manifest.ts';
 import { probeHost, type QemuProbe } from './probe.ts';
 import type { QmpEvent } from './qmp.ts';
@@ -54,12 +56,25 @@ const OVERLAY_FILE = 'overlay.qcow2';
 const CAPTURE_FILE = 'state';
 const PROGRAMS = ['prlimit', 'nsenter', 'mke2fs'] as const;
 const MACHINE_ID = /^[a-z0-9]{1,32}$/;
+const CAPABILITIES: BackendCapabilities = {
+  memoryCheckpoint: true,
+  diskSnapshot: false,
+  pause: false,
+  ownKernel: true,
+  bornItself: false,
+  agentOnDemand: false,
+  port: 'tap',
+  uidsEach: 1,
+  // 64: what the VMM holds beside its guest's memory, measured (docs/performance.md), rounded up.
+  admission: { overcommit: 1, overheadMB: 64 },
+};
 
 export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
   const { log, rootless } = options;
   const emulator = options.emulator ?? EMULATOR;
   const cgroups = new Map<string, Promise<Cgroups>>();
   let probed: Promise<QemuProbe> | undefined;
+  refuseHugePages(log);
 
   const cgroupsOf = (machinesFolder: string): Promise<Cgroups> => {
     let found = cgroups.get(machinesFolder);
@@ -105,7 +120,7 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
   return {
     name: BACKEND_NAME,
     kind: 'microvm',
-    capabilities: { memoryCheckpoint: true, ownKernel: true },
+    capabilities: CAPABILITIES,
 
     async probe(signal): Promise<BackendProbe> {
       const missing = await missingPrograms();
@@ -192,9 +207,14 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
         machine = createMachine({ id: spec.id, folder: spec.folder, identity, exited, cgroups: groups, stages });
         mark('spawned');
         const wait = { signal, deadlineMs: RESTORE_DEADLINE_MS };
+        const own = machine;
         const steps = Promise.all([
-          qmp.greeting.then(() => mark('greeted')),
-          qmp.execute('migrate-incoming', { uri: RESTORE_URI }, wait),
+          qmp.greeting.then(async () => {
+            mark('greeted');
+            await own.connectChannel(signal);
+            mark('connected');
+            await qmp.execute('migrate-incoming', { uri: RESTORE_URI }, wait);
+          }),
           qmp.event(isMigrationEnd, wait).then(({ data }) => {
             mark('restored');
             if (data.status !== 'completed') throw new CoppiceError('start_failed', 'the device state did not restore');

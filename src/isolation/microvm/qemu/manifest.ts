@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { CoppiceError } from '../../../contract/errors.ts';
 import type { GoldenCheckpoint, GoldenManifest, MachineShape } from '../../backend.ts';
-import { hashBlocks } from './block-hash.ts';
+import { hashBlocks } from '../../block-hash.ts';
 import { cpuName, machineName, sameCpu } from './config.ts';
 import { BACKEND_NAME } from './machine.ts';
 import type { QemuProbe } from './probe.ts';

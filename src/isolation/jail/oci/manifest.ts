@@ -1,0 +1,125 @@
+/**
+ * manifest.json of what jails are made from. There is no memory to keep: of a template it says only what its jails are made
+ * of, of a captured disk it has the layer that they begin with.
+ */
+import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { z } from 'zod';
+import { CoppiceError } from '../../../contract/errors.ts';
+import type { GoldenCheckpoint, GoldenManifest, MachineImage, MachineShape } from '../../backend.ts';
+import { hashBlocks } from '../../block-hash.ts';
+import { BACKEND_NAME, GOLDEN_LAYER } from './names.ts';
+
+const MANIFEST_FILE = 'manifest.json';
+const MIB = 2 ** 20;
+const whole = z.number().int().positive();
+const file = z.object({ bytes: whole, sha256: z.string().regex(/^[0-9a-f]{64}$/) });
+const manifest = z
+  .object({
+    format: z.literal(1),
+    backend: z.literal(BACKEND_NAME),
+    imageHash: z.string().min(1).max(256),
+    shape: z.object({ cpuCount: whole, memoryMB: whole, diskSizeMB: whole }),
+    accelerator: z.string(),
+    vmm: z.object({ version: z.string(), machine: z.string(), cpu: z.string() }),
+    createdAtMs: z.number(),
+    files: z.record(z.literal(GOLDEN_LAYER), file).or(z.strictObject({})),
+  })
+  .refine(({ files, shape }) => sizeOf(files) === undefined || sizeOf(files) === shape.diskSizeMB * MIB, {
+    path: ['files', GOLDEN_LAYER, 'bytes'],
+    message: 'is not the size of its shape',
+  });
+
+export function manifestOf(
+  image: MachineImage,
+  { cpuCount, memoryMB, diskSizeMB }: MachineShape,
+  files: GoldenManifest['files'],
+): GoldenManifest {
+  return {
+    format: 1,
+    backend: BACKEND_NAME,
+    imageHash: image.hash,
+    shape: { cpuCount, memoryMB, diskSizeMB },
+    accelerator: 'native',
+    vmm: { version: '', machine: '', cpu: '' },
+    createdAtMs: Date.now(),
+    files,
+  };
+}
+
+/** A checkpoint that is its manifest alone. */
+export async function writeManifest(out: string, image: MachineImage, shape: MachineShape): Promise<GoldenCheckpoint> {
+  const fresh = `${out}.new`;
+  await rm(fresh, { recursive: true, force: true });
+  await mkdir(fresh, { recursive: true });
+  return publish(fresh, out, manifestOf(image, shape, {}));
+}
+
+/** Writes the manifest beside what is in `work` and publishes it whole at `out`, by one rename. */
+export async function publish(work: string, out: string, content: GoldenManifest): Promise<GoldenCheckpoint> {
+  const handle = await open(join(work, MANIFEST_FILE), 'w');
+  try {
+    await handle.writeFile(`${JSON.stringify(content, null, 2)}\n`);
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await syncPath(work);
+  await rename(work, out).catch((cause: NodeJS.ErrnoException) => {
+    if (!['ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(cause.code ?? '')) throw cause;
+    throw new CoppiceError('conflict', `there is a checkpoint already at ${out}`, { cause });
+  });
+  await syncPath(dirname(out));
+  return { folder: out, manifest: content };
+}
+
+/** Makes what was written to a file or folder last through a crash of the host. */
+export async function syncPath(path: string): Promise<void> {
+  const handle = await open(path, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** checkpoint_corrupt with the file and the reason. The hash is compared when `verify`. */
+export async function readManifest(
+  folder: string,
+  { verify = false }: { readonly verify?: boolean } = {},
+): Promise<GoldenCheckpoint> {
+  const path = join(folder, MANIFEST_FILE);
+  let json: unknown;
+  try {
+    json = JSON.parse(await readFile(path, 'utf8'));
+  } catch (cause) {
+    throw new CoppiceError('checkpoint_corrupt', `${path} cannot be read`, { cause });
+  }
+  const parsed = manifest.safeParse(json);
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0];
+    throw new CoppiceError('checkpoint_corrupt', `${path}: ${issue?.path.join('.')}: ${issue?.message}`);
+  }
+  const golden: GoldenCheckpoint = { folder, manifest: parsed.data };
+  const layer = await layerOf(golden);
+  if (layer && verify && (await hashBlocks(layer)) !== golden.manifest.files[GOLDEN_LAYER]!.sha256)
+    throw new CoppiceError('checkpoint_corrupt', `${layer} has another hash`);
+  return golden;
+}
+
+/** Path of the layer that jails begin with, whole by its size; undefined: they begin with a blank one. */
+export async function layerOf({ folder, manifest }: GoldenCheckpoint): Promise<string | undefined> {
+  const bytes = sizeOf(manifest.files);
+  if (bytes === undefined) return undefined;
+  const path = join(folder, GOLDEN_LAYER);
+  const found = await stat(path).catch((cause) => {
+    throw new CoppiceError('checkpoint_corrupt', `${path} is missing`, { cause });
+  });
+  if (!found.isFile() || found.size !== bytes)
+    throw new CoppiceError('checkpoint_corrupt', `${path} has ${found.size} bytes instead of ${bytes}`);
+  return path;
+}
+
+function sizeOf(files: GoldenManifest['files']): number | undefined {
+  return files[GOLDEN_LAYER]?.bytes;
+}

@@ -1,0 +1,97 @@
+/** Snapshots over E2B's REST contract: statuses, shapes, pages, refusals. */
+import assert from 'node:assert/strict';
+import test from 'node:test';
+import { Sandbox } from 'e2b';
+import { createFakeNode, serveAPI } from '../helpers/fake-node.ts';
+
+async function rig(t: test.TestContext) {
+  const node = createFakeNode();
+  const api = await serveAPI(node);
+  t.after(api.close);
+  const create = async (templateID = 'base-jail'): Promise<string> =>
+    (await api.call('POST', '/v2/sandboxes', { body: { templateID } })).json.sandboxID;
+  return { node, ...api, create };
+}
+
+test('taken, listed, created from, deleted', async (t) => {
+  const { call, create } = await rig(t);
+  const id = await create();
+  const taken = await call('POST', `/sandboxes/${id}/snapshots`, { headers: { 'content-type': 'application/json' } });
+  assert.equal(taken.status, 201);
+  assert.match(taken.json.snapshotID, /^[a-z0-9]{20}:default$/);
+  assert.deepEqual(taken.json.names, []);
+  const named = await call('POST', `/sandboxes/${id}-6532622b/snapshots`, { body: { name: 'work:v2' } });
+  assert.deepEqual(named.json, { snapshotID: 'work:v2', names: ['work:v2'] });
+  assert.deepEqual((await call('GET', '/snapshots')).json, [named.json, taken.json]);
+  for (const one of [taken, named]) {
+    const made = await call('POST', '/v2/sandboxes', { body: { templateID: one.json.snapshotID } });
+    assert.equal(made.status, 201);
+  }
+  const path = `/templates/${encodeURIComponent(taken.json.snapshotID)}`;
+  const deleted = await call('DELETE', path);
+  assert.equal(deleted.status, 204);
+  assert.equal(deleted.text, '');
+  assert.equal((await call('DELETE', path)).status, 404);
+  assert.deepEqual((await call('GET', '/snapshots')).json, [named.json]);
+  assert.equal((await call('POST', '/v2/sandboxes', { body: { templateID: taken.json.snapshotID } })).status, 404);
+});
+
+test('refusals: unknown, foreign, of a kind that cannot, bad names, templates', async (t) => {
+  const { node, call, create } = await rig(t);
+  assert.equal((await call('POST', '/sandboxes/inothing/snapshots')).status, 404);
+  const other = await serveAPI(node);
+  t.after(other.close);
+  const id = await create();
+  assert.equal((await other.call('POST', `/sandboxes/${id}/snapshots`)).status, 404);
+  const { json } = await call('POST', `/sandboxes/${id}/snapshots`, { body: { name: 'mine' } });
+  assert.deepEqual((await other.call('GET', '/snapshots')).json, []);
+  assert.equal((await other.call('DELETE', `/templates/${encodeURIComponent(json.snapshotID)}`)).status, 404);
+  const vm = await call('POST', `/sandboxes/${await create('base')}/snapshots`);
+  assert.deepEqual(vm.json, { code: 501, message: 'snapshot is not implemented for microvm sandboxes yet' });
+  for (const body of ['{', '[]', { name: '' }, { name: 7 }, { name: 'x'.repeat(257) }, { name: 'ns/x' }])
+    assert.equal((await call('POST', `/sandboxes/${id}/snapshots`, { body })).status, 400, JSON.stringify(body));
+  const template = await call('DELETE', '/templates/base');
+  assert.deepEqual(template.json, { code: 501, message: 'template delete is not implemented yet' });
+});
+
+test('pages and filters', async (t) => {
+  const { call, create } = await rig(t);
+  const [one, two] = [await create(), await create()];
+  for (let count = 0; count < 5; count++) await call('POST', `/sandboxes/${one}/snapshots`);
+  await call('POST', `/sandboxes/${two}/snapshots`, { body: { name: 'two' } });
+  const seen: string[] = [];
+  let token = '';
+  for (let page = 0; page < 3; page++) {
+    const answer = await call('GET', `/snapshots?limit=2${token === '' ? '' : `&nextToken=${token}`}`);
+    seen.push(...answer.json.map((each: { snapshotID: string }) => each.snapshotID));
+    token = String(answer.headers['x-next-token'] ?? '');
+    assert.equal(token === '', page === 2);
+  }
+  assert.equal(new Set(seen).size, 6);
+  assert.equal((await call('GET', `/snapshots?sandboxID=${one}`)).json.length, 5);
+  assert.equal((await call('GET', `/snapshots?sandboxID=${one}-6532622b&limit=100`)).json.length, 5);
+  assert.deepEqual((await call('GET', '/snapshots?sandboxID=..')).json, []);
+  assert.deepEqual((await call('GET', '/snapshots?name=two')).json, [
+    { snapshotID: 'two:default', names: ['two:default'] },
+  ]);
+  for (const query of ['limit=0', 'limit=101', 'nextToken=x', 'nextToken=', 'name=', 'sandboxID=', 'name=a&name=b'])
+    assert.equal((await call('GET', `/snapshots?${query}`)).status, 400, query);
+});
+
+test('e2b 2.51.0: createSnapshot, listSnapshots, create, deleteSnapshot', async (t) => {
+  const { url, key, create } = await rig(t);
+  const options = { apiUrl: url, apiKey: key, sandboxUrl: url };
+  const id = await create();
+  const { snapshotId } = await Sandbox.createSnapshot(id, { ...options, name: 'work' });
+  assert.equal(snapshotId, 'work:default');
+  await Sandbox.createSnapshot(id, options);
+  await assert.rejects(Sandbox.createSnapshot('inothing', options), { name: /NotFound/ });
+  const pages = Sandbox.listSnapshots({ ...options, sandboxId: id, limit: 1 });
+  const seen: string[] = [];
+  while (pages.hasNext) seen.push(...(await pages.nextItems()).map((one) => one.snapshotId));
+  assert.equal(seen.length, 2);
+  assert.ok(seen.includes(snapshotId));
+  assert.match((await Sandbox.create(snapshotId, options)).sandboxId, /^i/);
+  assert.equal(await Sandbox.deleteSnapshot(snapshotId, options), true);
+  assert.equal(await Sandbox.deleteSnapshot(snapshotId, options), false);
+});
