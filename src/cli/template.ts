@@ -58,6 +58,7 @@ export async function build(
         await host.buildTemplate(definition, { progress, signal: abort.signal, force: options.force === true }),
       );
     }
+    if (names.length === 0) await host.builds.sweep();
   } finally {
     progress.stop();
     lock.release();

@@ -3,26 +3,30 @@
  * the catalogue. A build that is there and still fits this host is not made again.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
+import { lstat, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { AgentClient } from '../channel/agent.ts';
 import { connectAgent } from '../channel/client.ts';
 import { isCoppiceError } from '../contract/errors.ts';
-import type { GoldenCheckpoint, IsolationBackend, Machine, MachineImage } from '../isolation/backend.ts';
+import type { GoldenCheckpoint, Machine, MachineImage } from '../isolation/backend.ts';
+import type { Backends } from '../isolation/backends.ts';
 import type { Log } from '../telemetry/log.ts';
 import { sweepArtifacts } from '../templates/artifact-store.ts';
 import { type Catalogue, openCatalogue, type ResolvedTemplate } from '../templates/catalogue.ts';
 import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
 import { buildImage } from '../templates/image.ts';
+import { newMachineID } from './identifiers.ts';
 import type { ReadyTemplate } from './nursery.ts';
 import { warmUp } from './warm-up.ts';
 
 export interface TemplateBuildsOptions {
-  readonly backend: IsolationBackend;
+  readonly backends: Backends;
   readonly imagesFolder: string;
   readonly templatesFolder: string;
   readonly machinesFolder: string;
-  /** The VMM of a golden boot runs as this user, when this process is root. */
+  /** Image files that something besides the catalogue's builds is made of: snapshots. */
+  readonly imagesInUse?: () => Iterable<string>;
+  /** First uid of the machine that a golden boot is, when this process is root. */
   readonly uid: number | undefined;
   readonly log: Log;
 }
@@ -54,14 +58,17 @@ export class TemplateBuilds {
     return (await this.#catalogue()).list();
   }
 
-  /** Templates that can be cloned now. One that cannot is logged and left out. */
-  async ready(): Promise<readonly ReadyTemplate[]> {
+  /** Templates that `backends` can make machines of now. One that should be and cannot is logged and left out. */
+  async ready(backends: Backends = this.#options.backends): Promise<readonly ReadyTemplate[]> {
     const found: ReadyTemplate[] = [];
     for (const entry of await this.list()) {
+      const { isolation, name } = entry.template;
+      if (!backends.has(isolation)) continue;
+      const backend = backends.of(isolation);
       try {
-        found.push(readyFrom(entry, await this.#options.backend.openGolden(entry.goldenFolder)));
+        found.push(readyFrom(entry, await backend.openGolden(entry.goldenFolder)));
       } catch (error) {
-        this.#options.log.error({ error, template: entry.template.name }, 'a template cannot be used');
+        this.#options.log.error({ error, template: name }, 'a template cannot be used');
       }
     }
     return found;
@@ -104,7 +111,9 @@ export class TemplateBuilds {
     if (known && !force && (await this.#fits(known, image, definition))) return known;
 
     const label = (stage: string): string => `taking the golden checkpoint of ${name}: ${stage}`;
-    onProgress({ label: label('booting'), done: false, etaSeconds: GOLDEN_GUESS_SECONDS });
+    // Without memory to capture it is a matter of milliseconds.
+    if (this.#options.backends.of(definition.isolation).capabilities.memoryCheckpoint)
+      onProgress({ label: label('booting'), done: false, etaSeconds: GOLDEN_GUESS_SECONDS });
     const pending = await catalogue.begin(definition);
     let built: ResolvedTemplate;
     try {
@@ -122,9 +131,14 @@ export class TemplateBuilds {
     return built;
   }
 
-  /** Removes image files that no build is made of. Only when every template that is wanted has been built. */
+  /**
+   * Removes image files that no build and no snapshot is made of. Only when every template that is wanted has been built.
+   * A folder of images that is a link belongs to another home, which knows what else is made of them.
+   */
   async sweep(): Promise<void> {
-    await sweepArtifacts(this.#options.imagesFolder, (await this.#catalogue()).imageFiles());
+    const { imagesFolder, imagesInUse = () => [] } = this.#options;
+    if ((await lstat(imagesFolder)).isSymbolicLink()) return;
+    await sweepArtifacts(imagesFolder, new Set([...(await this.#catalogue()).imageFiles(), ...imagesInUse()]));
   }
 
   /** Made from this very image, and restorable by this host's VMM. */
@@ -133,7 +147,7 @@ export class TemplateBuilds {
     if (build.image.hash !== image.hash || JSON.stringify(build.shape) !== JSON.stringify(definition.shape))
       return false;
     try {
-      await this.#options.backend.openGolden(entry.goldenFolder);
+      await this.#options.backends.of(definition.isolation).openGolden(entry.goldenFolder);
       return true;
     } catch (error) {
       if (!isCoppiceError(error)) throw error;
@@ -149,7 +163,8 @@ export class TemplateBuilds {
     signal: AbortSignal,
     onStage: (stage: string) => void,
   ): Promise<GoldenCheckpoint> {
-    const { backend, machinesFolder, uid, log } = this.#options;
+    const { backends, machinesFolder, uid, log } = this.#options;
+    const backend = backends.of(definition.isolation);
     const id = `golden${randomUUID().replaceAll('-', '').slice(0, 12)}`;
     const folder = join(machinesFolder, id);
     await mkdir(folder, { recursive: true, mode: 0o700 });
@@ -157,7 +172,13 @@ export class TemplateBuilds {
     try {
       return await backend.makeGolden(
         image,
-        { id, folder, shape: definition.shape, ...(uid === undefined ? {} : { uid }) },
+        {
+          id,
+          folder,
+          shape: definition.shape,
+          names: { hostname: 'coppice', machineID: newMachineID() },
+          ...(uid === undefined ? {} : { uid }),
+        },
         out,
         async (machine, bootSignal) => {
           // The session stays open through the capture: a clone then finds its port as it was, host connected.
@@ -184,7 +205,10 @@ function readyFrom({ template, build }: ResolvedTemplate, golden: GoldenCheckpoi
   return {
     templateID: template.templateID,
     buildID: build.buildID,
+    tag: 'default',
     aliases: [template.name, ...template.aliases],
+    isolation: template.isolation,
+    family: template.family,
     shape: build.shape,
     languages: build.languages,
     env: {},
