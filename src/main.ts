@@ -20,6 +20,10 @@ function atLeastOne(text: string): number {
   return value;
 }
 
+function collect(text: string, before: readonly string[] = []): readonly string[] {
+  return [...before, text];
+}
+
 const program = new Command('coppice')
   .description('Self-hosted sandboxes for AI agents: every sandbox regrows from one golden checkpoint.')
   .showHelpAfterError()
@@ -33,6 +37,10 @@ program
   .option('--json', 'the panel as one JSON object on the last line')
   .option('--port <port>', 'port for API and sandbox traffic (COPPICE_PORT)', whole)
   .option('--host <address>', 'address to bind (COPPICE_HOST)')
+  .option('--domain <domain>', 'answer api.<domain> and <port>-<id>.<domain> too (COPPICE_DOMAIN)')
+  .option('--tls', 'speak HTTPS, with a certificate of a CA made here (COPPICE_TLS=1)')
+  .option('--tls-cert <file>', 'speak HTTPS with this certificate, PEM (COPPICE_TLS_CERT)')
+  .option('--tls-key <file>', 'and its key, PEM (COPPICE_TLS_KEY)')
   .option('--no-proof', 'serve without the self-proof')
   .action(async (options) => (await import('./cli/start.ts')).start(options));
 
@@ -74,20 +82,84 @@ sandbox
 sandbox
   .command('pause <id...>')
   .description('stop it as it is, until it is resumed or killed')
+  .option('--no-memory', 'keep its disk alone: it boots when it is resumed')
   .option('--json')
   .action(async (ids, options) => (await import('./cli/sandbox.ts')).pause(ids, options));
 sandbox
   .command('resume <id...>')
   .option('--timeout <seconds>', 'time to live', whole, 300)
+  .option('--no-memory', 'from its disk alone: it boots')
   .option('--json')
   .action(async (ids, options) => (await import('./cli/sandbox.ts')).resume(ids, options));
+sandbox
+  .command('fork <id>')
+  .description('new sandboxes that are what it is now, memory and processes too; it goes on')
+  .option('--count <n>', 'how many', atLeastOne, 1)
+  .option('--timeout <seconds>', 'time to live of each', whole, 300)
+  .option('--json')
+  .action(async (id, options) => (await import('./cli/sandbox.ts')).fork(id, options));
+sandbox
+  .command('rollback <id> <snapshot>')
+  .description('make it what it was when one of its snapshots was taken')
+  .option('--json')
+  .action(async (id, snapshotID, options) => (await import('./cli/sandbox.ts')).rollback(id, snapshotID, options));
 
-const snapshot = program.command('snapshot').description('what sandboxes had on disk, to create others from');
+sandbox
+  .command('metrics <id>')
+  .description('what it used, a point every five seconds')
+  .option('--last <n>', 'only the newest points', atLeastOne)
+  .option('--json')
+  .action(async (id, options) => (await import('./cli/activity.ts')).metrics(id, options));
+sandbox
+  .command('logs <id>')
+  .description('what happened to it, and what its processes said; for a day after its end, too')
+  .option('-f, --follow', 'go on until it is gone')
+  .addOption(
+    new Option('--level <level>', 'and what is above it').choices(['debug', 'info', 'warn', 'error']).default('info'),
+  )
+  .option('--json', 'one object a line')
+  .action(async (id, options) => (await import('./cli/activity.ts')).logs(id, options));
+
+const webhook = program.command('webhook').description('who is told of what happens to sandboxes');
+webhook
+  .command('create <url>')
+  .description('a POST for each event, signed with a secret that is shown once')
+  .option('--name <name>', 'default: the host of the URL')
+  .option('--event <kind...>', 'created, updated, paused, resumed, checkpointed, killed; default all')
+  .option('--secret <text>', 'sign with this; default one that is made here')
+  .option('--json')
+  .action(async (url, options) => (await import('./cli/webhook.ts')).create(url, options));
+webhook
+  .command('list')
+  .option('--json')
+  .action(async (options) => (await import('./cli/webhook.ts')).list(options));
+webhook
+  .command('delete <id...>')
+  .option('--json')
+  .action(async (ids, options) => (await import('./cli/webhook.ts')).remove(ids, options));
+webhook
+  .command('deliveries <id>')
+  .description('what it was told lately, and what could not be told')
+  .option('--json')
+  .action(async (id, options) => (await import('./cli/webhook.ts')).deliveries(id, options));
+webhook
+  .command('replay <id> <event>')
+  .description('tell it of an event again')
+  .option('--json')
+  .action(async (id, event, options) => (await import('./cli/webhook.ts')).replay(id, event, options));
+
+const snapshot = program.command('snapshot').description('what sandboxes were at one instant, to create others from');
 snapshot
   .command('list')
   .option('--sandbox <id>', 'only those of this sandbox')
   .option('--json')
   .action(async (options) => (await import('./cli/snapshot.ts')).list(options));
+snapshot
+  .command('tree')
+  .description('which grew from which, and what each takes of the disk')
+  .option('--sandbox <id>', 'only those of this sandbox, and what they grew from')
+  .option('--json')
+  .action(async (options) => (await import('./cli/snapshot.ts')).tree(options));
 snapshot
   .command('create <sandbox> [name]')
   .description('the sandbox goes on; a name may have a :tag')
@@ -110,19 +182,53 @@ template
   .option('--json')
   .action(async (names, options) => (await import('./cli/template.ts')).build(names, options));
 
+const team = program.command('team').description('owners of sandboxes and keys');
+team
+  .command('create <name>')
+  .option('--json')
+  .action(async (name, options) => (await import('./cli/team.ts')).create(name, options));
+team
+  .command('list')
+  .option('--json')
+  .action(async (options) => (await import('./cli/team.ts')).list(options));
+
 const key = program.command('key').description('API keys');
 key
   .command('create [name]')
+  .option('--team <team>', 'name or id; default the default team')
   .option('--json')
   .action(async (name, options) => (await import('./cli/key.ts')).create(name, options));
 key
   .command('list')
+  .option('--team <team>', 'name or id; default every team')
   .option('--json')
   .action(async (options) => (await import('./cli/key.ts')).list(options));
 key
   .command('revoke <id>')
   .option('--json')
   .action(async (id, options) => (await import('./cli/key.ts')).revoke(id, options));
+key
+  .command('admin')
+  .description("the operator's token, for X-Admin-Token: it speaks for every team")
+  .option('--renew', 'a new one; the one before ends')
+  .option('--json')
+  .action(async (options) => (await import('./cli/key.ts')).admin(options));
+
+const token = program.command('token').description("access tokens, for Authorization: Bearer and E2B's command line");
+token
+  .command('create [name]')
+  .option('--team <team>', 'a team that it reaches, name or id; may be repeated; default the default team', collect)
+  .option('--json')
+  .action(async (name, options) => (await import('./cli/token.ts')).create(name, options));
+token
+  .command('list')
+  .option('--json')
+  .action(async (options) => (await import('./cli/token.ts')).list(options));
+token
+  .command('revoke <id>')
+  .description('it and the keys that were told for it')
+  .option('--json')
+  .action(async (id, options) => (await import('./cli/token.ts')).revoke(id, options));
 
 program
   .command('leaks')
@@ -150,6 +256,24 @@ bench
   .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
   .option('--json')
   .action(async (options) => (await import('./cli/bench.ts')).benchJails(options));
+bench
+  .command('checkpoints')
+  .description(
+    'snapshot, pause, resume, fork, rollback and what is made from snapshots, by memory written, beside floors',
+  )
+  .option('--n <count>', 'rounds of every row', atLeastOne, 30)
+  .option('--template <name>', 'template', 'base')
+  .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
+  .option('--json')
+  .action(async (options) => (await import('./cli/bench-checkpoints.ts')).benchCheckpoints(options));
+bench
+  .command('clone-safety')
+  .description('many clones of one checkpoint: whether any two of them have something that must be its own')
+  .option('--count <n>', 'sandboxes', atLeastOne, 200)
+  .option('--template <name>', 'template', 'code-interpreter-v1')
+  .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
+  .option('--json')
+  .action(async (options) => (await import('./cli/bench-clone-safety.ts')).benchCloneSafety(options));
 
 program
   .command('run-node', { hidden: true })
@@ -160,6 +284,8 @@ program
   .requiredOption('--home <folder>')
   .requiredOption('--port <port>', 'port', whole)
   .requiredOption('--host <address>')
+  .option('--tls-cert <file>')
+  .option('--tls-key <file>')
   .action(async (options) => (await import('./cli/run-control.ts')).runControl(options));
 
 program.parseAsync().catch((error) => fail(error));

@@ -1,5 +1,6 @@
 /** The rigs' own client of the API: one keep-alive connection a client, as plain as HTTP can be. */
 import { Agent, request } from 'node:http';
+import type { Receipt } from '../../src/contract/node-api.ts';
 
 export interface Answer {
   readonly status: number;
@@ -7,12 +8,16 @@ export interface Answer {
   readonly body: { readonly sandboxID: string; readonly envdAccessToken?: string };
   /** The server's own stages, ms, from Server-Timing. */
   readonly timing: Readonly<Record<string, number>>;
+  /** How a create came by its machine. */
+  readonly path?: NonNullable<Receipt['path']>;
 }
 
 export interface Client {
   call(method: string, path: string, body?: unknown): Promise<Answer>;
-  /** The sandbox's id and the server's stages; throws what the service said when it is not a 201. */
-  create(template: string, timeoutSeconds: number): Promise<Answer>;
+  /** As `call`; throws what the service said when it answers with another status. */
+  ask(status: number, method: string, path: string, body?: unknown): Promise<Answer>;
+  /** The sandbox's id and the server's stages. `more`: other members of the request. */
+  create(template: string, timeoutSeconds: number, more?: Readonly<Record<string, unknown>>): Promise<Answer>;
   /** What is needed to speak to one that stands already. */
   connect(sandboxID: string, timeoutSeconds: number): Promise<{ sandboxID: string; accessToken?: string }>;
   kill(sandboxID: string): Promise<void>;
@@ -42,36 +47,39 @@ export function createClient({ port, apiKey, connections = 1 }: ClientOptions): 
         res.on('data', (chunk: Buffer) => chunks.push(chunk));
         res.on('end', () => {
           const text = Buffer.concat(chunks).toString();
+          const stages = String(res.headers['server-timing'] ?? '');
           const timing = Object.fromEntries(
-            String(res.headers['server-timing'] ?? '')
+            stages
               .split(',')
               .map((part) => /^\s*([\w-]+)\s*;.*dur=([\d.]+)/.exec(part))
               .filter((match) => match !== null)
               .map((match) => [match[1]!, Number(match[2])]),
           );
-          resolve({ status: res.statusCode ?? 0, text, body: text ? JSON.parse(text) : {}, timing });
+          const path = /;desc="(hot|shell|cold)"/.exec(stages)?.[1] as Answer['path'];
+          const answer = { status: res.statusCode ?? 0, text, body: text ? JSON.parse(text) : {}, timing };
+          resolve(path === undefined ? answer : { ...answer, path });
         });
         res.on('error', reject);
       });
       req.on('error', reject);
       req.end(payload);
     });
+  const ask = async (status: number, method: string, path: string, body?: unknown): Promise<Answer> => {
+    const answer = await call(method, path, body);
+    if (answer.status !== status) throw new Error(`${method} ${path} answered ${answer.status}: ${answer.text}`);
+    return answer;
+  };
   return {
     call,
-    async create(templateID, timeout) {
-      const answer = await call('POST', '/v2/sandboxes', { templateID, timeout });
-      if (answer.status !== 201) throw new Error(`create answered ${answer.status}: ${answer.text}`);
-      return answer;
-    },
+    ask,
+    create: (templateID, timeout, more = {}) => ask(201, 'POST', '/v2/sandboxes', { templateID, timeout, ...more }),
     async connect(sandboxID, timeout) {
-      const { status, text, body } = await call('POST', `/v2/sandboxes/${sandboxID}/connect`, { timeout });
-      if (status !== 200) throw new Error(`connect answered ${status}: ${text}`);
+      const { body } = await ask(200, 'POST', `/v2/sandboxes/${sandboxID}/connect`, { timeout });
       const { envdAccessToken } = body;
       return { sandboxID, ...(envdAccessToken === undefined ? {} : { accessToken: envdAccessToken }) };
     },
     async kill(sandboxID) {
-      const { status, text } = await call('DELETE', `/sandboxes/${sandboxID}`);
-      if (status !== 204) throw new Error(`kill answered ${status}: ${text}`);
+      await ask(204, 'DELETE', `/sandboxes/${sandboxID}`);
     },
     close: () => agent.destroy(),
   };

@@ -59,7 +59,7 @@ export async function withClones<T>(
       folders.push(folder);
       await mkdir(folder, { mode: 0o700 });
       const machine = await backend.clone(
-        template.golden,
+        template.checkpoint,
         template.image,
         {
           id,

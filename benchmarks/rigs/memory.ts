@@ -88,6 +88,8 @@ export function median(values: readonly number[]): number {
 export interface ProcessMemory {
   /** KiB in pages that no other process maps: anonymous ones, and clean ones of files. */
   readonly privateKiB: number;
+  /** KiB of anonymous pages: what it has written, of its own or of what it maps privately. */
+  readonly anonymousKiB: number;
   readonly pageTablesKiB: number;
   readonly threads: number;
 }
@@ -99,6 +101,7 @@ export function processMemory(pid: number): ProcessMemory | undefined {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
     return {
       privateKiB: field(rollup, 'Private_Clean') + field(rollup, 'Private_Dirty'),
+      anonymousKiB: field(rollup, 'Anonymous'),
       pageTablesKiB: field(status, 'VmPTE'),
       threads: field(status, 'Threads'),
     };

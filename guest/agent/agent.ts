@@ -1,9 +1,12 @@
 /** The agent: every operation of the channel, by name. */
-import type { AgentRequest } from '../../src/channel/protocol.ts';
+import { type AgentRequest, MAX_TIMEOUT_MS } from '../../src/channel/protocol.ts';
 import type { Context } from './context.ts';
 import { dial } from './dial.ts';
 import { entryAt } from './entry.ts';
+import { Failure } from './failure.ts';
 import { list, makeFolder, move, remove } from './files.ts';
+import { createFlush } from './flush.ts';
+import { runHooks } from './hooks.ts';
 import { createIdentity } from './identity.ts';
 import { createMetrics } from './metrics.ts';
 import { resolvePath } from './paths.ts';
@@ -22,6 +25,7 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
   const watches = createWatches(context);
   const metrics = createMetrics();
   const identity = createIdentity(context);
+  const flush = createFlush(context.powers);
   const retirement =
     retire && createRetirement({ isAlone: () => !transport.connected(), isIdle: () => processes.idle(), retire });
   const transport = serve(
@@ -61,6 +65,14 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
         await transport.flushed();
         answer(stream, {});
         return;
+      case 'sync':
+        answer(stream, { synced: await flush(bounded(request.timeoutMs)) });
+        return;
+      case 'hooks': {
+        const { event, timeoutMs } = request;
+        answer(stream, await runHooks(context, event, bounded(timeoutMs), () => !stream.closed));
+        return;
+      }
       case 'spawn':
         await processes.spawn(request, stream);
         return;
@@ -116,4 +128,9 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
         unimplemented((request as { op?: unknown }).op);
     }
   }
+}
+
+function bounded(timeoutMs: number): number {
+  if (Number.isInteger(timeoutMs) && timeoutMs >= 1 && timeoutMs <= MAX_TIMEOUT_MS) return timeoutMs;
+  throw new Failure('invalid_argument', `${timeoutMs} is no bound of 1 to ${MAX_TIMEOUT_MS} ms`);
 }

@@ -5,7 +5,7 @@ import type { Users } from './users.ts';
 export interface Context {
   readonly powers: Powers;
   readonly users: Users;
-  /** The folders that identity writes into: `/etc`, `/run`, `/var/lib/dbus`. */
+  /** The folders that identity writes into: `/etc`, `/run`, `/var/lib/dbus`. Hooks lie in the first. */
   readonly folders: { readonly etc: string; readonly run: string; readonly dbus: string };
   /** True: new processes are given the ordinary chance of being killed for want of memory, as the agent has none. */
   readonly resetOOMScore: boolean;
@@ -14,5 +14,6 @@ export interface Context {
   /** Set by identity, used by every new process. */
   env: Readonly<Record<string, string>>;
   generation: string | undefined;
+  sandboxID: string | undefined;
   hostname: string | undefined;
 }

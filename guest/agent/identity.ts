@@ -1,7 +1,7 @@
 /**
  * Makes a clone itself. On the path of every create, and most of it is done once in a machine's life: under emulation the
  * cost of that is the amount of different code that runs, so everything goes the same few ways. Files are opened once, before
- * the checkpoint, and written in place: two are mounts, which cannot be replaced, and nobody reads before the hand-out.
+ * the checkpoint, and written in place: some are mounts, which cannot be replaced, and who watches one keeps its inode.
  */
 import fs from 'node:fs';
 import path from 'node:path';
@@ -27,6 +27,8 @@ export function createIdentity(context: Context): IdentityTaker {
   const hosts = new Hosts(etc('hosts'));
   const machineID = etc('machine-id');
   const generation = run('coppice/generation');
+  /** Mounted over the kernel's. */
+  const bootID = run('coppice/boot-id');
   const sandboxID = run('coppice/sandbox-id');
   const templateID = run('coppice/template-id');
   let named: string | undefined;
@@ -54,14 +56,24 @@ export function createIdentity(context: Context): IdentityTaker {
     linked = true;
   };
 
+  /** Somebody's programs have run since they were opened: they may have been replaced or rewritten, and D-Bus installed. */
+  const renew = (): void => {
+    for (const slot of [hostnameFile, machineID, generation, bootID, sandboxID, templateID]) slot.renew();
+    dbus?.renew();
+    if (dbus === null) dbus = undefined;
+  };
+
   return {
     take(identity) {
       const arrivedMs = performance.now();
       const entropy = checked(identity);
+      if (identity.cutConnections) renew();
       let clockSkewMs: number | undefined;
       if (identity.clockMs !== undefined) clockSkewMs = Date.now() - identity.clockMs;
       if (entropy !== undefined) powers.addEntropy(entropy);
       if (identity.network !== undefined) powers.setNetwork(identity.network);
+      // With the new address already: a reset that left with the old one would end a connection of the machine that has it.
+      const connections = identity.cutConnections ? powers.cutConnections() : undefined;
       const { hostname } = identity;
       if (hostname !== undefined && hostname !== named) {
         powers.setHostname(hostname);
@@ -74,9 +86,12 @@ export function createIdentity(context: Context): IdentityTaker {
       if (identity.generation !== undefined) {
         generation.set(identity.generation);
         context.generation = identity.generation;
+        // Of a machine that is given its names: one that is resumed has not been booted.
+        if (identity.machineID !== undefined) bootID.set(`${identity.generation}\n`);
       }
       if (identity.sandboxID !== undefined) {
         sandboxID.set(identity.sandboxID);
+        context.sandboxID = identity.sandboxID;
         linkE2B();
       }
       if (identity.templateID !== undefined) templateID.set(identity.templateID);
@@ -85,7 +100,9 @@ export function createIdentity(context: Context): IdentityTaker {
       if (clockSkewMs !== undefined && Math.abs(clockSkewMs) > CLOCK_TOLERANCE_MS)
         powers.setClock(identity.clockMs! + performance.now() - arrivedMs);
       context.hostname ??= hostnameFile.read('localhost').trim();
-      return clockSkewMs === undefined ? { hostname: context.hostname } : { clockSkewMs, hostname: context.hostname };
+      const { hostname: name } = context;
+      const result = clockSkewMs === undefined ? { hostname: name } : { clockSkewMs, hostname: name };
+      return connections ? { ...result, connections } : result;
     },
   };
 }
@@ -96,6 +113,8 @@ class Slot {
   readonly #mode: number;
   #fd: number | undefined;
   #text: string | undefined;
+  /** Closed after the next write: to who watches the file, a close says that it is complete. */
+  #old: number | undefined;
 
   constructor(file: string, mode: number) {
     this.#path = file;
@@ -106,10 +125,24 @@ class Slot {
     if (text === this.#text) return;
     const bytes = Buffer.from(text);
     this.#fd ??= this.#open();
-    // Of the same length it is written over; a longer one before it would show its end.
-    if (this.#text === undefined || bytes.length < this.#text.length) fs.ftruncateSync(this.#fd, 0);
     fs.writeSync(this.#fd, bytes, 0, bytes.length, 0);
+    // A longer one before it would show its end. After the write: who reads meanwhile never finds the file empty.
+    if (this.#text === undefined || bytes.length < this.#text.length) fs.ftruncateSync(this.#fd, bytes.length);
     this.#text = text;
+    this.#closeOld();
+  }
+
+  /** What is set next is written whatever it is, to the file that is there then. */
+  renew(): void {
+    this.#closeOld();
+    this.#old = this.#fd;
+    this.#fd = undefined;
+    this.#text = undefined;
+  }
+
+  #closeOld(): void {
+    if (this.#old !== undefined) fs.closeSync(this.#old);
+    this.#old = undefined;
   }
 
   read(otherwise: string): string {

@@ -24,6 +24,7 @@ const context: Context = {
   busybox: path.resolve(import.meta.dirname, '../../../bin/busybox'),
   env: {},
   generation: undefined,
+  sandboxID: undefined,
   hostname: undefined,
 };
 process.umask(0o022);

@@ -4,6 +4,7 @@
  */
 import fs from 'node:fs';
 import type { Identity } from '../../src/channel/protocol.ts';
+import { type Connections, cutConnections } from './connections.ts';
 import { type Libc, loadLibc } from './libc.ts';
 import { createNetwork } from './network.ts';
 
@@ -33,6 +34,8 @@ export interface Powers {
   addEntropy(bytes: Buffer): void;
   setHostname(name: string): void;
   setNetwork(network: Identity['network']): void;
+  /** undefined: the machine has no way to know of them. */
+  cutConnections(): Connections | undefined;
 }
 
 const O_CLOEXEC = 0o2000000;
@@ -138,6 +141,14 @@ export function realPowers(): Powers {
     },
     setHostname: (name) => void libc().call('sethostname', name, name.length),
     setNetwork: (wish) => network.set(wish ?? null),
+    cutConnections() {
+      try {
+        return cutConnections(libc());
+      } catch {
+        // A kernel without it, or a jail that may not ask.
+        return undefined;
+      }
+    },
   };
 }
 

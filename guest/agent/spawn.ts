@@ -97,7 +97,7 @@ async function start(
   onExit: (process: AgentProcess) => void,
 ): Promise<AgentProcess> {
   const account = context.users.find(request.user);
-  const env = environmentOf(context, account, request);
+  const env = environmentOf(context, account, request.env);
   const cwd = resolvePath(request.cwd ?? '', account);
   if (!fs.statSync(cwd, { throwIfNoEntry: false })?.isDirectory())
     throw new Failure('invalid_argument', `cwd '${request.cwd ?? cwd}' does not exist`);
@@ -196,7 +196,12 @@ function identityOf(account: Account): { uid?: number; gid?: number } {
   return { uid: account.uid, gid: account.gid };
 }
 
-function environmentOf(context: Context, account: Account, request: SpawnRequest): NodeJS.ProcessEnv {
+/** What a process of `account` finds; `own` wins. */
+export function environmentOf(
+  context: Context,
+  account: Account,
+  own: Readonly<Record<string, string>> | undefined,
+): NodeJS.ProcessEnv {
   return {
     PATH: DEFAULT_PATH,
     HOME: account.home,
@@ -204,7 +209,7 @@ function environmentOf(context: Context, account: Account, request: SpawnRequest
     LOGNAME: account.name,
     ...context.env,
     ...(context.generation === undefined ? {} : { COPPICE_GENERATION: context.generation }),
-    ...request.env,
+    ...own,
   };
 }
 
@@ -237,7 +242,7 @@ function describe(error: NodeJS.ErrnoException): string {
   return error.code ?? error.message;
 }
 
-function resetOOMScore(pid: number): void {
+export function resetOOMScore(pid: number): void {
   try {
     fs.writeFileSync(`/proc/${pid}/oom_score_adj`, '0');
   } catch {

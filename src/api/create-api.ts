@@ -7,19 +7,31 @@ import { hash, randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify';
 import { parseBody } from '../contract/e2b/json.ts';
-import { PENDING_VERBS } from '../contract/e2b/routes.ts';
+import { PENDING_ADMIN_VERBS, PENDING_VERBS, type PendingVerb } from '../contract/e2b/routes.ts';
 import { CoppiceError, toE2BError } from '../contract/errors.ts';
 import type { NodeApi } from '../contract/node-api.ts';
-import type { Idempotency } from '../control/idempotency.ts';
-import type { ApiKeys } from '../control/keys.ts';
+import type { ControlStore } from '../control/control-store.ts';
+import { createTally } from '../control/tally.ts';
+import type { WebhookAddresses } from '../control/webhook-addresses.ts';
 import type { Log } from '../telemetry/log.ts';
+import { activityRoutes } from './activity-routes.ts';
+import { adminRoutes } from './admin-routes.ts';
+import { type Audience, createAuthentication } from './authentication.ts';
+import { buildRoutes } from './build-routes.ts';
+import { createUploads } from './build-uploads.ts';
 import { allowAnyOrigin, answerPreflight } from './cors.ts';
 import { answerRaw, toCoppiceError } from './errors.ts';
+import { forkRoutes } from './fork-routes.ts';
+import { keyRoutes } from './key-routes.ts';
+import { nodeRoutes } from './node-routes.ts';
 import { type ApiContext, createMethodFinder, type Route } from './route.ts';
 import { sandboxRoutes } from './sandbox-routes.ts';
 import { snapshotRoutes } from './snapshot-routes.ts';
+import { teamRoutes } from './team-routes.ts';
 import { templateRoutes } from './template-routes.ts';
+import { tokenRoutes } from './token-routes.ts';
 import { validationError } from './validation.ts';
+import { webhookRoutes } from './webhook-routes.ts';
 
 /** No request of the contract comes near this; files travel through the sandbox URL. */
 const BODY_BYTES_MAX = 1024 * 1024;
@@ -30,12 +42,16 @@ const MEDIA_TYPE = /^[\w!#$%&'*+.^`|~-]+\/[\w!#$%&'*+.^`|~-]+\s*(?:;|$)/;
 
 export interface ApiOptions {
   readonly node: NodeApi;
-  readonly keys: Pick<ApiKeys, 'authenticate'>;
+  readonly store: ControlStore;
   readonly log: Log;
-  /** Without one, requests with an Idempotency-Key are refused by name. */
-  readonly idempotency?: Idempotency;
   /** Where clients reach the sandboxes, `host` or `host:port`; sent to them as `domain`. */
   readonly domain?: string;
+  /** Folder on the disk that `GET /nodes` tells of; default the working directory. */
+  readonly home?: string;
+  /** Path of the node's traffic socket, which takes archives for builds; undefined: none are taken. */
+  readonly trafficSocket?: string;
+  /** Where webhooks may lead; default: to what is public. */
+  readonly webhookAddresses?: WebhookAddresses;
   /** How long a client may take to send a body. Milliseconds, default 30000; then its connection is cut. */
   readonly bodyTimeoutMs?: number;
 }
@@ -49,6 +65,7 @@ export interface Api {
 
 export function createApi(options: ApiOptions): Api {
   const app = createApp(options);
+  const uploads = createUploads(options.trafficSocket);
   let ready = false;
   let closed = false;
   const started = Promise.resolve(app.ready()).then(() => {
@@ -58,6 +75,7 @@ export function createApi(options: ApiOptions): Api {
 
   const handle = (req: IncomingMessage, res: ServerResponse): void => {
     allowAnyOrigin(res);
+    if (ready && !closed && uploads.take(req, res)) return;
     boundBody(req, options.bodyTimeoutMs ?? BODY_TIMEOUT_MS);
     if (req.method === 'OPTIONS') answerPreflight(req, res);
     else if (closed) answerRaw(res, new CoppiceError('unavailable', 'the server is stopping'));
@@ -73,6 +91,7 @@ export function createApi(options: ApiOptions): Api {
     closed = true;
     await started.catch(() => {});
     await app.close();
+    uploads.close();
   };
   return Object.freeze({ handle, close });
 }
@@ -88,8 +107,9 @@ function boundBody(req: IncomingMessage, timeoutMs: number): void {
   req.once('close', () => clearTimeout(timer));
 }
 
-function createApp({ node, keys, log, idempotency, domain }: ApiOptions): FastifyInstance {
-  const context: ApiContext = { node, idempotency, domain, log };
+function createApp({ node, store, log, domain, home = process.cwd(), webhookAddresses }: ApiOptions): FastifyInstance {
+  const context: ApiContext = { node, store, webhookAddresses, tally: createTally(), domain, home, log };
+  const authenticate = createAuthentication(store);
   const boot = randomBytes(4).toString('hex');
   let requests = 0;
   const app = fastify({
@@ -102,24 +122,27 @@ function createApp({ node, keys, log, idempotency, domain }: ApiOptions): Fastif
       (reply as unknown as FastifyReply).code(body.code).send(body);
     },
   });
-  app.decorateRequest('principal', undefined);
+  app.decorateRequest('caller', undefined);
   app.decorateRequest('bodyHash', undefined);
 
   const routes = [
     ...openRoutes(context),
     ...sandboxRoutes(context),
+    ...forkRoutes(context),
     ...snapshotRoutes(context),
+    ...activityRoutes(context),
+    ...webhookRoutes(context),
     ...templateRoutes(context),
-    ...pendingRoutes(),
+    ...buildRoutes(context),
+    ...teamRoutes(context),
+    ...keyRoutes(context),
+    ...tokenRoutes(context),
+    ...nodeRoutes(context),
+    ...adminRoutes(context),
+    ...pendingRoutes(PENDING_VERBS, 'team'),
+    ...pendingRoutes(PENDING_ADMIN_VERBS, 'admin'),
   ];
   const methodsOf = createMethodFinder(routes);
-
-  const authenticate = (request: FastifyRequest): void => {
-    const presented = request.headers['x-api-key'];
-    request.principal = keys.authenticate(typeof presented === 'string' ? presented : undefined);
-    if (request.principal === undefined)
-      throw new CoppiceError('unauthorized', 'missing or invalid API key: send it in the X-API-Key header');
-  };
 
   app.removeAllContentTypeParsers();
   app.addContentTypeParser('*', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
@@ -167,7 +190,7 @@ function createApp({ node, keys, log, idempotency, domain }: ApiOptions): Fastif
       url: pathOf(request),
       status: reply.statusCode,
       ms: Math.round(reply.elapsedTime * 1000) / 1000,
-      ...(request.principal === undefined ? {} : { teamID: request.principal.teamID }),
+      ...(request.caller === undefined ? {} : { by: request.caller.by, teamID: request.caller.teamID }),
     };
     if (request.method === 'GET' || request.method === 'HEAD') log.debug(fields, 'request');
     else log.info(fields, 'request');
@@ -183,7 +206,7 @@ function createApp({ node, keys, log, idempotency, domain }: ApiOptions): Fastif
         : {
             onRequest: (request, _reply, done) => {
               try {
-                authenticate(request);
+                request.caller = authenticate(request, route.audience ?? 'team');
                 done();
               } catch (error) {
                 done(error as Error);
@@ -211,10 +234,13 @@ function openRoutes({ node }: ApiContext): readonly Route[] {
   ];
 }
 
-function pendingRoutes(): readonly (Route & { readonly pending: CoppiceError })[] {
-  return PENDING_VERBS.map(({ method, path, verb }) => {
+function pendingRoutes(
+  verbs: readonly PendingVerb[],
+  audience: Audience,
+): readonly (Route & { readonly pending: CoppiceError })[] {
+  return verbs.map(({ method, path, verb }) => {
     const pending = new CoppiceError('not_implemented', `${verb} (${method} ${path}) is not implemented yet`);
-    return { method, path, pending, handle: () => Promise.reject(pending) };
+    return { method, path, audience, pending, handle: () => Promise.reject(pending) };
   });
 }
 

@@ -25,8 +25,6 @@ export const V1: Generation = Object.freeze({ defaultTimeout: TIMEOUTS.createV1,
 export const V2: Generation = Object.freeze({ defaultTimeout: TIMEOUTS.createV2, alwaysSecure: true });
 
 export function toCreateRequest(body: NewSandbox, teamID: string, generation: Generation): CreateSandboxRequest {
-  refuse(body.autoPauseMemory === false, 'autoPauseMemory');
-  refuse(body.autoResume?.enabled === true, 'autoResume');
   refuse(body.mcp !== undefined && body.mcp !== null, 'mcp');
   refuse(isFilled(body.iam?.tokens), 'iam');
   refuse(isFilled(body.volumeMounts), 'volumeMounts');
@@ -37,8 +35,7 @@ export function toCreateRequest(body: NewSandbox, teamID: string, generation: Ge
     ...(isolation === undefined ? {} : { isolation }),
     timeoutSeconds: positiveTimeout(body.timeout ?? generation.defaultTimeout),
     secure: generation.alwaysSecure || body.secure === true,
-    // Whether it can be honoured depends on the template: the node refuses it by name where it cannot.
-    ...(body.autoPause === true ? { onTimeout: 'pause' as const } : {}),
+    ...toLifecycle(body),
     metadata: body.metadata ?? {},
     envVars: body.envVars ?? {},
     network: toNetworkWish(body.network ?? {}, body.allow_internet_access ?? undefined),
@@ -51,6 +48,26 @@ function isolationOf(metadata: Readonly<Record<string, string>>): Isolation | un
   const found = ISOLATIONS.find((one) => one === wish);
   if (found) return found;
   throw new CoppiceError('bad_request', `metadata.${ISOLATION_KEY} must be one of: ${ISOLATIONS.join(', ')}`);
+}
+
+/** E2B's rules of what goes together. What the template's isolation cannot do, the node refuses by name. */
+function toLifecycle(body: NewSandbox): Pick<CreateSandboxRequest, 'onTimeout' | 'pauseMemory' | 'autoResume'> {
+  const pauses = body.autoPause === true;
+  const diskAlone = body.autoPauseMemory === false;
+  const resumes = body.autoResume?.enabled === true;
+  if (diskAlone && !pauses)
+    throw new CoppiceError('bad_request', 'autoPauseMemory=false only applies when autoPause is true');
+  if (resumes && !pauses) throw new CoppiceError('bad_request', 'autoResume only applies when autoPause is true');
+  if (diskAlone && resumes)
+    throw new CoppiceError(
+      'bad_request',
+      'autoPauseMemory=false cannot be combined with autoResume: what has kept its disk alone is resumed explicitly',
+    );
+  return {
+    ...(pauses ? { onTimeout: 'pause' } : {}),
+    ...(diskAlone ? { pauseMemory: false } : {}),
+    ...(resumes ? { autoResume: true } : {}),
+  };
 }
 
 /** A deny list of everything and nothing else is how E2B spells `allow_internet_access: false`; deny wins over true. */

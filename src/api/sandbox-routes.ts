@@ -24,10 +24,11 @@ import {
 } from '../contract/e2b/requests.ts';
 import type { ListedSandbox } from '../contract/e2b/responses.ts';
 import { CoppiceError } from '../contract/errors.ts';
-import type { CreateSandboxRequest, SandboxView } from '../contract/node-api.ts';
-import type { Idempotency } from '../control/idempotency.ts';
+import type { CreateSandboxRequest, ResumeWish, SandboxView } from '../contract/node-api.ts';
+import { listRunning } from '../control/census.ts';
+import { NODE_ID } from '../control/node-states.ts';
 import { cappedTimeout, type Generation, positiveTimeout, refuse, toCreateRequest, V1, V2 } from './create-request.ts';
-import { type ApiContext, param, type Route, teamOf } from './route.ts';
+import { type ApiContext, param, type Route, teamOf, withTiming } from './route.ts';
 import { validate, validationError } from './validation.ts';
 
 export function sandboxRoutes(context: ApiContext): readonly Route[] {
@@ -38,9 +39,11 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
     return send(reply, await createNow(context, request, abortSignalOf(reply)));
   };
 
-  const connect = async (request: FastifyRequest, reply: FastifyReply, timeout: number) => {
-    const { sandbox, resumed } = await node.connectSandbox(teamOf(request), sandboxIDOf(request), timeout);
-    return reply.code(resumed ? 201 : 200).send(encodeSandbox(sandbox, domain));
+  const connect = async (request: FastifyRequest, reply: FastifyReply, wish: ResumeWish) => {
+    const { sandbox, resumed, receipt } = await node.connectSandbox(teamOf(request), sandboxIDOf(request), wish);
+    return withTiming(reply, receipt)
+      .code(resumed ? 201 : 200)
+      .send(encodeSandbox(sandbox, domain));
   };
 
   return [
@@ -56,9 +59,10 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
         const body = validate(newSandboxV2, request.body);
         const key = request.headers['idempotency-key'];
         if (key === undefined) return create(reply, body, teamOf(request), V2);
-        const idempotency = demandIdempotency(context.idempotency, key);
+        if (typeof key !== 'string' || !IDEMPOTENCY_KEY.test(key))
+          throw validationError('Idempotency-Key: expected one value of 1 to 255 characters of a-z and 0-9');
         const wish = toCreateRequest(body, teamOf(request), V2);
-        return createOnce(context, idempotency, String(key), wish, request, reply);
+        return createOnce(context, key, wish, request, reply);
       },
     },
     {
@@ -66,8 +70,7 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
       path: '/sandboxes/:sandboxID/connect',
       handle: (request, reply) => {
         const { timeout, memory } = validate(connectSandboxV1, request.body);
-        refuse(memory === false, 'memory');
-        return connect(request, reply, cappedTimeout(timeout));
+        return connect(request, reply, resumeWish(cappedTimeout(timeout), memory));
       },
     },
     {
@@ -75,17 +78,16 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
       path: '/v2/sandboxes/:sandboxID/connect',
       handle: (request, reply) => {
         const { timeout = TIMEOUTS.connectV2, memory } = validate(connectSandboxV2, request.body);
-        refuse(memory === false, 'memory');
-        return connect(request, reply, positiveTimeout(timeout));
+        return connect(request, reply, resumeWish(positiveTimeout(timeout), memory));
       },
     },
     {
       method: 'POST',
       path: '/sandboxes/:sandboxID/pause',
       handle: async (request, reply) => {
-        refuse(validate(sandboxPause, request.body).memory === false, 'memory');
-        await node.pauseSandbox(teamOf(request), sandboxIDOf(request));
-        return reply.code(204).send();
+        const memory = validate(sandboxPause, request.body).memory !== false;
+        const receipt = await node.pauseSandbox(teamOf(request), sandboxIDOf(request), { memory });
+        return withTiming(reply, receipt).code(204).send();
       },
     },
     {
@@ -93,12 +95,11 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
       path: '/sandboxes/:sandboxID/resume',
       handle: async (request, reply) => {
         const { timeout, autoPause, memory } = validate(sandboxResume, request.body);
-        refuse(memory === false, 'memory');
         // What its deadline does was settled at its create.
         refuse(autoPause === true, 'autoPause');
-        const seconds = positiveTimeout(timeout ?? TIMEOUTS.resume);
-        const sandbox = await node.resumeSandbox(teamOf(request), sandboxIDOf(request), seconds);
-        return reply.code(201).send(encodeSandbox(sandbox, domain));
+        const wish = resumeWish(positiveTimeout(timeout ?? TIMEOUTS.resume), memory);
+        const { sandbox, receipt } = await node.resumeSandbox(teamOf(request), sandboxIDOf(request), wish);
+        return withTiming(reply, receipt).code(201).send(encodeSandbox(sandbox, domain));
       },
     },
     {
@@ -138,21 +139,8 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
       path: '/sandboxes',
       handle: async (request, reply) => {
         const { metadata } = validate(listRunningQuery, request.query);
-        const sandboxes: SandboxView[] = [];
-        // E2B's first list verb has no pages; a node gives at most a hundred at a time.
-        for (let after: { startedAtMs: number; sandboxID: string } | undefined; ; ) {
-          const page = await node.listSandboxes({
-            teamID: teamOf(request),
-            states: ['running'],
-            ...(metadata === undefined ? {} : { metadata }),
-            order: 'desc',
-            limit: 100,
-            ...(after === undefined ? {} : { after }),
-          });
-          sandboxes.push(...page.sandboxes);
-          if (page.next === undefined || page.sandboxes.length === 0) break;
-          after = page.next;
-        }
+        // E2B's first list verb has no pages.
+        const sandboxes = await listRunning(node, teamOf(request), metadata === undefined ? {} : { metadata });
         return reply.send(encodeList(sandboxes));
       },
     },
@@ -186,26 +174,37 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
   ];
 }
 
+function resumeWish(timeoutSeconds: number, memory: boolean | null | undefined): ResumeWish {
+  return { timeoutSeconds, ...(memory === false ? { memory } : {}) };
+}
+
 interface Created {
   readonly body: string;
   readonly timing: string;
 }
 
 async function createNow(context: ApiContext, request: CreateSandboxRequest, signal?: AbortSignal): Promise<Created> {
-  const { sandbox, receipt } = await context.node.createSandbox(request, signal);
+  demandReady(context);
+  const { sandbox, receipt } = await context.tally.count(() => context.node.createSandbox(request, signal));
+  context.store.points.started(request.teamID);
   return { body: JSON.stringify(encodeSandbox(sandbox, context.domain)), timing: encodeServerTiming(receipt) };
+}
+
+/** A node that its operator has set aside takes no new sandboxes; what is there goes on, and may be resumed. */
+export function demandReady({ store }: ApiContext): void {
+  const state = store.nodes.get(NODE_ID);
+  if (state !== 'ready') throw new CoppiceError('node_draining', `the node is ${state} and takes no new sandboxes`);
 }
 
 /** The client's going away does not stop a create that has an idempotency key: the client will ask for it again. */
 async function createOnce(
   context: ApiContext,
-  idempotency: Idempotency,
   key: string,
   wish: CreateSandboxRequest,
   request: FastifyRequest,
   reply: FastifyReply,
 ): Promise<unknown> {
-  const claim = idempotency.claim(wish.teamID, key, request.bodyHash ?? '');
+  const claim = context.store.idempotency.claim(wish.teamID, key, request.bodyHash ?? '');
   if (claim.answer !== undefined) return send(reply, { body: claim.answer.body, timing: 'replay;dur=0' });
   let created: Created;
   try {
@@ -225,14 +224,6 @@ async function createOnce(
 
 function send(reply: FastifyReply, { body, timing }: Created): FastifyReply {
   return reply.code(201).header('server-timing', timing).type('application/json; charset=utf-8').send(body);
-}
-
-function demandIdempotency(idempotency: Idempotency | undefined, key: string | readonly string[]): Idempotency {
-  if (typeof key !== 'string' || !IDEMPOTENCY_KEY.test(key))
-    throw validationError('Idempotency-Key: expected one value of 1 to 255 characters of a-z and 0-9');
-  if (idempotency === undefined)
-    throw new CoppiceError('unsupported_policy', 'Idempotency-Key is not supported by this server');
-  return idempotency;
 }
 
 /** Aborts when the client goes away before its answer was written. */

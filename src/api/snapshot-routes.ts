@@ -3,7 +3,7 @@ import { encodeSnapshot } from '../contract/e2b/encode.ts';
 import { decodePageToken, encodePageToken } from '../contract/e2b/page-token.ts';
 import { listSnapshotsQuery, sandboxIDFromPath } from '../contract/e2b/query.ts';
 import { sandboxSnapshot } from '../contract/e2b/requests.ts';
-import { type ApiContext, param, type Route, teamOf } from './route.ts';
+import { type ApiContext, param, type Route, teamOf, withTiming } from './route.ts';
 import { abortSignalOf, sandboxIDOf } from './sandbox-routes.ts';
 import { validate, validationError } from './validation.ts';
 
@@ -14,11 +14,11 @@ export function snapshotRoutes({ node }: ApiContext): readonly Route[] {
       path: '/sandboxes/:sandboxID/snapshots',
       handle: async (request, reply) => {
         const { name } = validate(sandboxSnapshot, request.body);
-        const snapshot = await node.createSnapshot(teamOf(request), sandboxIDOf(request), {
+        const { snapshot, receipt } = await node.createSnapshot(teamOf(request), sandboxIDOf(request), {
           signal: abortSignalOf(reply),
           ...(name === undefined || name === null ? {} : { name }),
         });
-        return reply.code(201).send(encodeSnapshot(snapshot));
+        return withTiming(reply, receipt).code(201).send(encodeSnapshot(snapshot));
       },
     },
     {

@@ -6,6 +6,8 @@ import type {
   AgentRequest,
   DataKind,
   FileEntry,
+  HookEvent,
+  HooksResult,
   Identity,
   IdentityResult,
   ProcessInfo,
@@ -53,6 +55,16 @@ export interface AgentSocket {
   destroy(): void;
 }
 
+/**
+ * For operations that the agent answers within a bound. AgentError `unavailable`: it has been silent for seconds longer, so
+ * nothing is known of what it did.
+ */
+export interface Bounded {
+  /** 1 to MAX_TIMEOUT_MS. */
+  readonly timeoutMs: number;
+  readonly signal?: AbortSignal;
+}
+
 export interface AgentClient {
   readonly hello: AgentHello;
   /** Resolves (never rejects) with the reason when the channel is gone; every open stream has then failed `unavailable`. */
@@ -65,6 +77,10 @@ export interface AgentClient {
   identity(identity: Identity, signal?: AbortSignal): Promise<IdentityResult>;
   quiesce(signal?: AbortSignal): Promise<void>;
   metrics(signal?: AbortSignal): Promise<AgentMetrics>;
+  /** True: what was written before the call is on disk. False: it was not within `timeoutMs`, and the flush goes on. */
+  sync(options: Bounded): Promise<boolean>;
+  /** Runs the sandbox's own hooks of an event, `timeoutMs` for all together. What failed is told, not thrown. */
+  hooks(event: HookEvent, options: Bounded): Promise<HooksResult>;
 
   /** An abort ends the wait and not the process, which may have been started. */
   spawn(request: Omit<SpawnRequest, 'op'>, signal?: AbortSignal): Promise<AgentProcess>;

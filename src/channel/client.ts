@@ -22,6 +22,8 @@ export interface ConnectOptions extends SessionOptions {
 const MAX_LISTED = 100_000;
 const MAX_LISTED_BYTES = 64 * 1024 * 1024;
 const REQUEST_TIMEOUT_MS = 600_000;
+/** How much later than its bound an agent may answer: emulated guests under load are slow. */
+const BOUND_MARGIN_MS = 5_000;
 
 /**
  * Begins a session with the agent behind `duplex` and owns the stream from then on: `close` destroys it. Rejects with
@@ -32,7 +34,12 @@ export async function connectAgent(duplex: Duplex, options: ConnectOptions): Pro
   const timeoutMs = options.requestTimeoutMs ?? REQUEST_TIMEOUT_MS;
 
   /** Waits for the REPLY of `stream` and checks its shape; a wrong shape ends the session. */
-  async function replyOf<T>(stream: ChannelStream, shape: z.ZodType<T>, signal?: AbortSignal): Promise<T> {
+  async function replyOf<T>(
+    stream: ChannelStream,
+    shape: z.ZodType<T>,
+    signal?: AbortSignal,
+    waitMs = timeoutMs,
+  ): Promise<T> {
     if (signal?.aborted) {
       stream.reset(abortError(signal));
       throw signal.reason;
@@ -40,8 +47,8 @@ export async function connectAgent(duplex: Duplex, options: ConnectOptions): Pro
     const onAbort = (): void => stream.reset(abortError(signal!));
     signal?.addEventListener('abort', onAbort, { once: true });
     const timer = setTimeout(
-      () => stream.reset(new AgentError('unavailable', `the agent did not answer within ${timeoutMs} ms`)),
-      timeoutMs,
+      () => stream.reset(new AgentError('unavailable', `the agent did not answer within ${waitMs} ms`)),
+      waitMs,
     );
     timer.unref();
     let value: unknown;
@@ -73,6 +80,17 @@ export async function connectAgent(duplex: Duplex, options: ConnectOptions): Pro
   function call<T>(request: AgentRequest, shape: z.ZodType<T>, signal?: AbortSignal, maxReply?: number): Promise<T> {
     signal?.throwIfAborted();
     return replyOf(session.openStream(request, { maxReply }), shape, signal);
+  }
+
+  /** The same, for what the agent itself answers within a bound. */
+  function callWithin<T>(
+    request: Extract<AgentRequest, { readonly timeoutMs: number }>,
+    shape: z.ZodType<T>,
+    signal: AbortSignal | undefined,
+  ): Promise<T> {
+    signal?.throwIfAborted();
+    const waitMs = Math.min(timeoutMs, request.timeoutMs + BOUND_MARGIN_MS);
+    return replyOf(session.openStream(request), shape, signal, waitMs);
   }
 
   async function* outputOf(stream: ChannelStream): AsyncGenerator<ProcessOutput> {
@@ -139,6 +157,8 @@ export async function connectAgent(duplex: Duplex, options: ConnectOptions): Pro
     identity: (identity, signal) => call({ op: 'identity', identity }, REPLIES.identity, signal),
     quiesce: async (signal) => void (await call({ op: 'quiesce' }, REPLIES.nothing, signal)),
     metrics: (signal) => call({ op: 'metrics' }, REPLIES.metrics, signal),
+    sync: async ({ timeoutMs, signal }) => (await callWithin({ op: 'sync', timeoutMs }, REPLIES.synced, signal)).synced,
+    hooks: (event, { timeoutMs, signal }) => callWithin({ op: 'hooks', event, timeoutMs }, REPLIES.hooks, signal),
 
     async spawn(request, signal) {
       signal?.throwIfAborted();

@@ -90,7 +90,11 @@ export interface Identity {
   readonly hostname?: string;
   /** 32 hex digits: /etc/machine-id and /var/lib/dbus/machine-id. */
   readonly machineID?: string;
-  /** UUID: /run/coppice/generation, and COPPICE_GENERATION in new processes. */
+  /**
+   * UUID: /run/coppice/generation, and COPPICE_GENERATION in new processes. The file is written in place after entropy, network
+   * and names, and stays the same inode: who watches it by inotify(7) gets IN_MODIFY and, with `cutConnections`,
+   * IN_CLOSE_WRITE.
+   */
   readonly generation?: string;
   /** Host wall clock in ms since the epoch; the guest steps its clock if it is off by more than 5 ms. */
   readonly clockMs?: number;
@@ -98,6 +102,11 @@ export interface Identity {
   readonly entropy?: string;
   /** IPv4 with prefix length, and gateway; eth0 is (re)addressed and the default route replaced. null: link down, no address. */
   readonly network?: { readonly address: string; readonly prefix: number; readonly gateway: string } | null;
+  /**
+   * True: every TCP connection whose ends are not on the loopback is ended, and its program gets ECONNABORTED at once; those
+   * that listen stay. For a machine that was captured while somebody's programs ran: the other ends know nothing of it.
+   */
+  readonly cutConnections?: boolean;
   readonly sandboxID?: string;
   readonly templateID?: string;
   /** Global environment of every process started from now on (replaces the set before). */
@@ -217,13 +226,50 @@ export type AgentRequest =
   | { readonly op: 'dial'; readonly port: number }
   /** -> AgentMetrics */
   | { readonly op: 'metrics' }
-  /** Flush filesystems and finish what is in flight, so that a checkpoint may be taken. -> {} */
-  | { readonly op: 'quiesce' };
+  /** Flush filesystems and finish what is in flight, so that a golden checkpoint may be taken; as long as it takes. -> {} */
+  | { readonly op: 'quiesce' }
+  /** Flush filesystems. -> { synced } when that is done, or after timeoutMs (1..MAX_TIMEOUT_MS): then false, and it goes on. */
+  | { readonly op: 'sync'; readonly timeoutMs: number }
+  /** Run what HookEvent says. -> HooksResult when all have exited, or after timeoutMs (1..MAX_TIMEOUT_MS) for all together. */
+  | { readonly op: 'hooks'; readonly event: HookEvent; readonly timeoutMs: number };
+
+/** The longest bound that an operation takes. */
+export const MAX_TIMEOUT_MS = 600_000;
+
+/**
+ * `hand-out`: the machine becomes somebody's sandbox, a new one. `before-pause`: its memory is about to be captured.
+ * `after-resume`: it goes on, restored or not, after `before-pause`.
+ *
+ * Its hooks are the executables in /etc/coppice/hooks/<event>.d whose names are HOOK_NAME, in the order of their names, the
+ * first MAX_HOOKS. Folder and files must be root's and writable by nobody else; links are passed over. They run one after
+ * the other as root in `/`, with the sandbox's environment and COPPICE_EVENT, COPPICE_GENERATION, COPPICE_SANDBOX_ID, without
+ * input or output. One that is not done when the time is over is killed, with its process group.
+ */
+export type HookEvent = 'hand-out' | 'before-pause' | 'after-resume';
+export const MAX_HOOKS = 32;
+export const HOOK_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/;
+
+export interface HookRun {
+  readonly name: string;
+  /** -1 when it did not exit by itself. */
+  readonly exitCode: number;
+  readonly ms: number;
+  /** Why it did not exit by itself: the time was over, a signal ended it, it could not be started. */
+  readonly failure?: 'timeout' | 'signal' | 'start';
+}
+
+export interface HooksResult {
+  readonly ran: readonly HookRun[];
+  /** How many had no turn: the time was over, or there are more than MAX_HOOKS. */
+  readonly left: number;
+}
 
 export interface IdentityResult {
   /** Guest clock minus the host clock that was sent, in ms, before it was stepped. */
   readonly clockSkewMs?: number;
   readonly hostname: string;
+  /** Of cutConnections: how many were ended, and how many could not be. Absent: the machine has no way to know. */
+  readonly connections?: { readonly cut: number; readonly left: number };
 }
 
 /** Bytes, except where named. */

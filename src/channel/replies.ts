@@ -1,6 +1,16 @@
 /** What the agent may answer, checked: a sandbox can put anything on its channel. Unknown members are dropped. */
 import { z } from 'zod';
-import type { AgentMetrics, ExitEvent, FileEntry, IdentityResult, ProcessInfo, WatchEvent } from './protocol.ts';
+import {
+  type AgentMetrics,
+  type ExitEvent,
+  type FileEntry,
+  HOOK_NAME,
+  type HooksResult,
+  type IdentityResult,
+  MAX_HOOKS,
+  type ProcessInfo,
+  type WatchEvent,
+} from './protocol.ts';
 import { ProtocolError, parseJSON } from './stream.ts';
 
 const text = z.string().max(65_536);
@@ -45,7 +55,22 @@ const exitEvent = z.object({
 const identityResult = z.object({
   clockSkewMs: z.number().optional(),
   hostname: z.string().max(256),
+  connections: z.object({ cut: whole, left: whole }).optional(),
 }) satisfies z.ZodType<IdentityResult>;
+
+const hooksResult = z.object({
+  ran: z
+    .array(
+      z.object({
+        name: z.string().regex(HOOK_NAME),
+        exitCode: z.number().int().min(-1).max(255),
+        ms: whole,
+        failure: z.enum(['timeout', 'signal', 'start']).optional(),
+      }),
+    )
+    .max(MAX_HOOKS),
+  left: whole,
+}) satisfies z.ZodType<HooksResult>;
 
 const metrics = z.object({
   cpuCount: z.number().int().min(1).max(65_536),
@@ -66,6 +91,8 @@ const watchEvent = z.object({
 export const REPLIES = {
   nothing: z.object({}),
   identity: identityResult,
+  synced: z.object({ synced: z.boolean() }),
+  hooks: hooksResult,
   metrics,
   spawned: z.object({ pid }),
   process: processInfo,

@@ -12,7 +12,7 @@ import { type OutputOptions, print, table } from './report.ts';
 import { setUp } from './set-up.ts';
 import { readSettings } from './settings.ts';
 
-interface BenchOptions extends OutputOptions {
+export interface BenchOptions extends OutputOptions {
   readonly n: number;
   readonly template: string;
   readonly out: string;
@@ -32,9 +32,9 @@ type Surroundings = Pick<CreateRigOptions, 'home' | 'log' | 'signal'> & {
   readonly onStage: (stage: string, fraction?: number) => void;
 };
 
-const HEADER = ['MILLISECONDS', 'N', 'P50', 'P90', 'P95', 'P99', 'MAX'];
+export const HEADER = ['MILLISECONDS', 'N', 'P50', 'P90', 'P95', 'P99', 'MAX'];
 
-function row(name: string, summary: Summary | null): string[] {
+export function row(name: string, summary: Summary | null): string[] {
   if (!summary) return [name, '-'];
   const { p50, p90, p95, p99, max } = summary;
   return [name, String(summary.n), ...[p50, p90, p95, p99, max].map((ms) => ms.toFixed(1))];
@@ -118,7 +118,7 @@ function leaksOf({ leaks }: NonNullable<JailsResult['many']>): number {
 }
 
 /** Runs a rig on this home, set up and locked; the first Ctrl-C ends it in order. */
-async function withHome<T>(rig: (surroundings: Surroundings) => Promise<T>): Promise<T> {
+export async function withHome<T>(rig: (surroundings: Surroundings) => Promise<T>): Promise<T> {
   const home = openHome(readSettings().homeFolder);
   const log = createLog({ name: 'bench', file: join(home.logs, 'bench.log') });
   const progress = createProgress();
@@ -143,7 +143,7 @@ async function withHome<T>(rig: (surroundings: Surroundings) => Promise<T>): Pro
   }
 }
 
-async function keep(folder: string, name: string, result: unknown): Promise<string> {
+export async function keep(folder: string, name: string, result: unknown): Promise<string> {
   await mkdir(folder, { recursive: true });
   const file = join(folder, name);
   await writeFile(file, `${JSON.stringify(result, null, 2)}\n`);

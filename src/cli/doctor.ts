@@ -9,18 +9,12 @@ import { probeNftables } from '../network/nftables/probe.ts';
 import { openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
 import { installCommand, missingPackages } from '../templates/packages.ts';
+import { domainFindings } from './domain-findings.ts';
+import type { Finding } from './finding.ts';
 import { openHost } from './host.ts';
 import { serviceHolder } from './lock.ts';
 import { type OutputOptions, print } from './report.ts';
 import { readSettings } from './settings.ts';
-
-interface Finding {
-  readonly check: string;
-  /** `off`: Coppice runs without it, less than whole. `bad`: it does not run. */
-  readonly state: 'ok' | 'off' | 'bad';
-  readonly detail: string;
-  readonly fix?: string;
-}
 
 /** GiB that the two built-in templates and their checkpoints take, with room for sandboxes to write. */
 const DISK_WANTED_GIB = 8;
@@ -49,7 +43,7 @@ export async function doctor(options: OutputOptions): Promise<void> {
     'run as root for guest networks',
   );
 
-  const missing = await missingPackages();
+  const missing = await missingPackages({ ownCertificate: settings.tls === 'own' });
   add(
     'packages',
     missing.length === 0 ? 'ok' : 'bad',
@@ -100,6 +94,8 @@ export async function doctor(options: OutputOptions): Promise<void> {
       'set COPPICE_PORT to a free port',
     );
   }
+
+  findings.push(...(await domainFindings(home, settings)));
 
   print(options, findings, () => findings.map(line).join('\n'));
   if (findings.some((finding) => finding.state === 'bad')) process.exitCode = 1;

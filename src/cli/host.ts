@@ -10,7 +10,7 @@ import { createNftablesFabric } from '../network/nftables/driver.ts';
 import { probeNftables } from '../network/nftables/probe.ts';
 import { createNoNetwork } from '../network/none.ts';
 import type { UidRanges } from '../node/nursery.ts';
-import { imageFilesOfSnapshots } from '../node/snapshot-template.ts';
+import { inUse } from '../node/snapshot-template.ts';
 import { TemplateBuilds } from '../node/template-builds.ts';
 import type { Home } from '../store/home.ts';
 import type { Log } from '../telemetry/log.ts';
@@ -60,7 +60,7 @@ export function openHost(home: Home, log: Log): Host {
     imagesFolder: home.images,
     templatesFolder: home.templates,
     machinesFolder: home.machines,
-    imagesInUse: () => imageFilesOfSnapshots(home.nodeDatabase, home.snapshots),
+    inUse: () => inUse(home.nodeDatabase, home.snapshots),
     uid: who?.builder,
     log,
   });

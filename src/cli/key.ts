@@ -1,33 +1,34 @@
 /** `coppice key …`: works on the store, with or without a running service. */
-
 import { CoppiceError } from '../contract/errors.ts';
-import { openControlStore } from '../control/control-store.ts';
-import { openHome } from '../store/home.ts';
+import { ensureAdminToken } from '../control/admin-token.ts';
+import { withStore } from './local-service.ts';
 import { type OutputOptions, print, table } from './report.ts';
-import { readSettings } from './settings.ts';
 
-function withStore<T>(use: (store: ReturnType<typeof openControlStore>) => T): T {
-  const store = openControlStore(openHome(readSettings().homeFolder).controlDatabase);
-  try {
-    return use(store);
-  } finally {
-    store.close();
-  }
+/** `team`: name or id; default the default team, and of a list every team. */
+interface KeyOptions extends OutputOptions {
+  readonly team?: string;
 }
 
-export function create(name: string | undefined, options: OutputOptions): void {
-  const made = withStore((store) => store.keys.create({ teamID: store.teams.default.teamID, name: name ?? 'unnamed' }));
+export function create(name: string | undefined, options: KeyOptions): void {
+  const made = withStore(({ keys, teams }) => {
+    const { teamID } = options.team === undefined ? teams.default : teams.find(options.team);
+    return keys.create({ teamID, name: name ?? 'unnamed' });
+  });
   print(options, { key: made.key, ...made.view }, () => `${made.key}\n(shown once; id ${made.view.keyID})`);
 }
 
-export function list(options: OutputOptions): void {
-  const keys = withStore((store) => store.keys.list());
+export function list(options: KeyOptions): void {
+  const { keys, names } = withStore((store) => ({
+    keys: store.keys.list(options.team === undefined ? undefined : store.teams.find(options.team).teamID),
+    names: new Map(store.teams.list().map((team) => [team.teamID, team.name])),
+  }));
   print(options, keys, () =>
     table(
-      ['ID', 'NAME', 'KEY', 'CREATED', 'LAST USED', 'REVOKED'],
+      ['ID', 'NAME', 'TEAM', 'KEY', 'CREATED', 'LAST USED', 'REVOKED'],
       keys.map((key) => [
         key.keyID,
         key.name,
+        names.get(key.teamID) ?? key.teamID,
         `${key.mask.prefix}${key.mask.maskedValuePrefix}…${key.mask.maskedValueSuffix}`,
         new Date(key.createdAtMs).toISOString(),
         key.lastUsedAtMs ? new Date(key.lastUsedAtMs).toISOString() : '-',
@@ -41,4 +42,12 @@ export function revoke(id: string, options: OutputOptions): void {
   if (!withStore((store) => store.keys.revoke(id)))
     throw new CoppiceError('bad_request', `no key ${id} that is in use`);
   print(options, { keyID: id, revoked: true }, () => `revoked ${id}`);
+}
+
+/** The operator's token, which the service keeps in its home. */
+export function admin(options: OutputOptions & { readonly renew?: boolean }): void {
+  const token = withStore((store, home) =>
+    ensureAdminToken(store.admin, home.folder, { renew: options.renew === true }),
+  );
+  print(options, { adminToken: token }, () => token);
 }

@@ -2,7 +2,7 @@
 import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Sandbox as CodeSandbox } from '@e2b/code-interpreter';
-import type { ClientEnvironment } from './settings.ts';
+import { type ClientEnvironment, sdkConnection } from './client-environment.ts';
 
 export interface Proof {
   readonly ok: boolean;
@@ -53,13 +53,12 @@ export async function prove(
     if (Object.keys(receipt).length === 0) receipt = found;
   });
   const connection = {
-    apiUrl: client.E2B_API_URL,
-    sandboxUrl: client.E2B_SANDBOX_URL,
-    apiKey: client.E2B_API_KEY,
-    validateApiKey: false,
+    ...sdkConnection(client),
     timeoutMs: 300_000,
     requestTimeoutMs: REQUEST_MS,
   };
+  // It would win over the names of the domain.
+  delete process.env.E2B_SANDBOX_URL;
   try {
     timings.create_ms = await timed(
       "Sandbox.create('code-interpreter-v1')",

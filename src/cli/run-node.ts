@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { isCoppiceError } from '../contract/errors.ts';
 import { createNodeRpcServer } from '../contract/node-rpc/server.ts';
 import { openSeed } from '../node/identifiers.ts';
+import { Journal } from '../node/journal.ts';
 import { Node } from '../node/node.ts';
 import { Rows } from '../node/rows.ts';
 import { createTraffic } from '../node/traffic-for-node.ts';
@@ -28,14 +29,26 @@ export async function runNode(options: { readonly home: string }): Promise<void>
     await fabric.start();
     const templates = await host.builds.ready(backends);
     const rows = new Rows(home.nodeDatabase);
+    const journal = new Journal(home.journalDatabase, { log });
     const node = new Node({
       backends,
       backendStatus,
       fabric,
       rows,
+      journal,
       templates,
       machinesFolder: home.machines,
+      olderBuild: (buildID) => host.builds.find(buildID, backends),
       snapshotsFolder: home.snapshots,
+      pausedFolder: home.paused,
+      building: {
+        buildsFolder: home.builds,
+        stepsFolder: home.steps,
+        uploadsFolder: home.uploads,
+        imagesFolder: home.images,
+        insecureRegistries: settings.insecureRegistries,
+        sweepImages: () => host.builds.sweep(),
+      },
       uids: who?.machines,
       seed: openSeed(home.seedFile),
       pool: settings.pool,
@@ -59,6 +72,7 @@ export async function runNode(options: { readonly home: string }): Promise<void>
       rpc.closeAllConnections();
       await traffic.close();
       await fabric.stop();
+      journal.close();
       rows.close();
       log.info({}, 'the node stopped');
     });

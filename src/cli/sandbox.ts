@@ -1,19 +1,18 @@
-/** `coppice sandbox …`: the official SDK pointed at the running service; nothing here that a user could not do. */
+/**
+ * `coppice sandbox …`: the official SDK pointed at the running service, and its API for a verb that E2B does not have;
+ * nothing here that a user could not do.
+ */
 import { CommandExitError, Sandbox, type SandboxInfo } from 'e2b';
 import { ISOLATION_KEY, type Isolation } from '../contract/node-api.ts';
+import { ask } from './ask.ts';
+import { runningService, sdkConnection } from './client-environment.ts';
 import { type OutputOptions, print, table } from './report.ts';
-import { runningService } from './settings.ts';
+
+/** As long as the service itself gives a fork. */
+const FORK_TIMEOUT_MS = 180_000;
 
 /** The running service, as the SDK wants it. */
-export function connection() {
-  const service = runningService();
-  return {
-    apiUrl: service.E2B_API_URL,
-    sandboxUrl: service.E2B_SANDBOX_URL,
-    apiKey: service.E2B_API_KEY,
-    validateApiKey: false,
-  };
-}
+export const connection = () => sdkConnection(runningService());
 
 export async function list(options: OutputOptions): Promise<void> {
   const found: SandboxInfo[] = [];
@@ -130,9 +129,13 @@ export async function kill(ids: readonly string[], options: OutputOptions): Prom
   if (outcomes.some((one) => !one.killed)) process.exitCode = 1;
 }
 
-export async function pause(ids: readonly string[], options: OutputOptions): Promise<void> {
+export async function pause(
+  ids: readonly string[],
+  options: OutputOptions & { readonly memory: boolean },
+): Promise<void> {
+  const keep = options.memory ? {} : { keepMemory: false };
   const outcomes = await Promise.all(
-    ids.map(async (id) => ({ sandboxID: id, paused: await Sandbox.pause(id, connection()) })),
+    ids.map(async (id) => ({ sandboxID: id, paused: await Sandbox.pause(id, { ...connection(), ...keep }) })),
   );
   print(options, outcomes, () =>
     outcomes.map((one) => `${one.sandboxID}: ${one.paused ? 'paused' : 'paused already'}`).join('\n'),
@@ -141,14 +144,38 @@ export async function pause(ids: readonly string[], options: OutputOptions): Pro
 
 export async function resume(
   ids: readonly string[],
-  options: OutputOptions & { readonly timeout: number },
+  options: OutputOptions & { readonly timeout: number; readonly memory: boolean },
 ): Promise<void> {
-  const timeoutMs = options.timeout * 1000;
+  const wish = {
+    timeoutMs: options.timeout * 1000,
+    ...(options.memory ? {} : { onResume: 'reboot' as const }),
+  };
   // E2B's verb for it: one that runs is left running.
-  await Promise.all(ids.map((id) => Sandbox.connect(id, { ...connection(), timeoutMs })));
+  await Promise.all(ids.map((id) => Sandbox.connect(id, { ...connection(), ...wish })));
   print(
     options,
     ids.map((sandboxID) => ({ sandboxID, state: 'running' })),
     () => ids.map((id) => `${id}: running`).join('\n'),
   );
+}
+
+export async function fork(
+  id: string,
+  options: OutputOptions & { readonly count: number; readonly timeout: number },
+): Promise<void> {
+  const made = await Sandbox.fork(id, {
+    ...connection(),
+    count: options.count,
+    timeoutMs: options.timeout * 1000,
+    // The SDK's own limit of a minute is short of many emulated machines.
+    requestTimeoutMs: FORK_TIMEOUT_MS,
+  });
+  const outcomes = made.map((one) => (one instanceof Error ? { error: one.message } : { sandboxID: one.sandboxId }));
+  print(options, outcomes, () => outcomes.map((one) => one.sandboxID ?? `not made: ${one.error}`).join('\n'));
+  if (outcomes.some((one) => one.sandboxID === undefined)) process.exitCode = 1;
+}
+
+export async function rollback(id: string, snapshotID: string, options: OutputOptions): Promise<void> {
+  await ask('POST', `/sandboxes/${encodeURIComponent(id)}/rollback`, { snapshotID });
+  print(options, { sandboxID: id, snapshotID, state: 'running' }, () => `${id}: running, as it was in ${snapshotID}`);
 }

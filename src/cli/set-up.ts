@@ -6,8 +6,16 @@ import { installPackages, missingPackages } from '../templates/packages.ts';
 import { openHost } from './host.ts';
 import type { Progress } from './progress.ts';
 
-export async function setUp(home: Home, log: Log, progress: Progress, signal: AbortSignal): Promise<void> {
-  await setUpPackages(progress, signal);
+type Wishes = Parameters<typeof missingPackages>[0];
+
+export async function setUp(
+  home: Home,
+  log: Log,
+  progress: Progress,
+  signal: AbortSignal,
+  wishes: Wishes = {},
+): Promise<void> {
+  await setUpPackages(progress, signal, wishes);
   const host = openHost(home, log);
   const { backends } = await host.measure(signal);
   for (const definition of BUILT_IN_TEMPLATES)
@@ -15,8 +23,8 @@ export async function setUp(home: Home, log: Log, progress: Progress, signal: Ab
   await host.builds.sweep();
 }
 
-export async function setUpPackages(progress: Progress, signal: AbortSignal): Promise<void> {
-  const missing = await missingPackages();
+export async function setUpPackages(progress: Progress, signal: AbortSignal, wishes: Wishes = {}): Promise<void> {
+  const missing = await missingPackages(wishes);
   if (missing.length === 0) return;
   progress.step(`installing ${missing.join(', ')}`);
   await installPackages(signal, () => {}, missing);

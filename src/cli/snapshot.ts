@@ -1,5 +1,8 @@
-/** `coppice snapshot …`: through the official SDK, as any user would. */
+/** `coppice snapshot …`: through the official SDK, as any user would, and for what it has no verb for through the API. */
 import { Sandbox, type SnapshotInfo } from 'e2b';
+import type { Template, SnapshotInfo as WholeSnapshot } from '../contract/e2b/responses.ts';
+import { askAll } from './ask.ts';
+import { drawTree, growTree } from './lineage.ts';
 import { type OutputOptions, print, table } from './report.ts';
 import { connection } from './sandbox.ts';
 
@@ -18,6 +21,15 @@ export async function list(options: OutputOptions & { readonly sandbox?: string 
       found.map((one) => [one.snapshotId, one.names.join(' ')]),
     ),
   );
+}
+
+export async function tree(options: OutputOptions & { readonly sandbox?: string }): Promise<void> {
+  const [snapshots, templates] = await Promise.all([
+    askAll<WholeSnapshot>('/snapshots?limit=100'),
+    askAll<Template>('/v2/templates?limit=100'),
+  ]);
+  const roots = growTree(snapshots, templates, options.sandbox);
+  print(options, roots, () => drawTree(roots));
 }
 
 export async function create(sandboxID: string, name: string | undefined, options: OutputOptions): Promise<void> {

@@ -6,21 +6,23 @@ import { connectNodeApi } from '../contract/node-rpc/client.ts';
 import { openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
 import { accounts } from './accounts.ts';
+import { openCertificates } from './certificates.ts';
+import { apiUrl, type ClientEnvironment, clientEnvironment } from './client-environment.ts';
+import { leadHere } from './lead-here.ts';
 import { leaksOfHome } from './leaks.ts';
 import { localKey } from './local-service.ts';
 import { holdServiceLock } from './lock.ts';
+import { oneHostHint, whereNamesLead } from './names.ts';
 import { createProgress } from './progress.ts';
 import { type Proof, prove } from './proof.ts';
 import { fail, seconds } from './report.ts';
 import { Service } from './service.ts';
 import { setUp } from './set-up.ts';
-import { type ClientEnvironment, clientEnvironment, readSettings } from './settings.ts';
+import { readSettings, type SettingsOptions, withoutPort } from './settings.ts';
 
-export interface StartOptions {
+export interface StartOptions extends SettingsOptions {
   readonly once?: boolean;
   readonly json?: boolean;
-  readonly port?: number;
-  readonly host?: string;
   readonly proof: boolean;
 }
 
@@ -51,7 +53,9 @@ export async function start(options: StartOptions): Promise<void> {
   const log = createLog({ name: 'supervisor', file: join(home.logs, 'supervisor.log') });
   const progress = createProgress(process.stderr);
   const abort = new AbortController();
-  const service = new Service({ home, host: settings.host, port: settings.port, log });
+  const certificates = openCertificates(home, settings);
+  const { host, port: wanted, domains } = settings;
+  const service = new Service({ home, host, port: wanted, log, domains, ...(certificates ? { certificates } : {}) });
   let asked = 0;
   const onSignal = (): void => {
     if (++asked === 1) abort.abort(new Error('interrupted'));
@@ -62,14 +66,16 @@ export async function start(options: StartOptions): Promise<void> {
 
   let panel: Panel | undefined;
   try {
-    await setUp(home, log, progress, abort.signal);
+    await setUp(home, log, progress, abort.signal, { ownCertificate: settings.tls === 'own' });
     progress.step('starting the node and control');
     const port = await service.start(abort.signal);
     const apiKey = localKey(home);
-    const env = clientEnvironment(settings.host, port, apiKey);
+    const env = clientEnvironment(settings, port, apiKey, certificates);
+    const names = 'E2B_DOMAIN' in env ? await namesNotices(domains.map(withoutPort)) : [];
+    if ('E2B_DOMAIN' in env) leadHere(settings, certificates?.authority);
     const node = connectNodeApi(home.nodeSocket);
     const readyMs = Math.round(performance.now() - begun);
-    progress.done(`serving on ${env.E2B_API_URL}`);
+    progress.done(`serving on ${apiUrl(env)}`);
     let proof: Proof | undefined;
     if (options.proof || options.once) {
       progress.step('filling the pool');
@@ -94,7 +100,7 @@ export async function start(options: StartOptions): Promise<void> {
       first_run_code_ms: proof?.first_run_code_ms ?? null,
       receipt: proof?.receipt ?? {},
       proof: proof?.lines ?? [],
-      notices: status.notices,
+      notices: [...status.notices, ...names],
       env,
       leaks: null,
       ...(proof?.error ? { reason: proof.error } : {}),
@@ -141,6 +147,17 @@ async function untilHot(node: ReturnType<typeof connectNodeApi>, signal: AbortSi
   }
 }
 
+/** What keeps clients from finding the sandboxes by name. */
+async function namesNotices(hosts: readonly string[]): Promise<string[]> {
+  const notices = await Promise.all(
+    hosts.map(async (host) => {
+      const { here, detail } = await whereNamesLead(host);
+      return here ? [] : [`${detail}: programs of this host cannot find sandboxes by name`];
+    }),
+  );
+  return notices.flat();
+}
+
 const describe = ({ isolation, backend, accelerator }: BackendStatus): string =>
   `${isolation}s by ${backend}, ${accelerator}`;
 
@@ -167,6 +184,19 @@ function draw(panel: Panel): string {
     '',
     ...Object.entries(panel.env).map(([name, value]) => `    export ${name}=${value}`),
     '',
+    ...domainAdvice(panel.env),
   );
   return lines.join('\n');
+}
+
+/** What clients need besides the variables. */
+function domainAdvice(env: ClientEnvironment): string[] {
+  if (!('E2B_DOMAIN' in env)) return [];
+  const host = withoutPort(env.E2B_DOMAIN);
+  const trust = env.NODE_EXTRA_CA_CERTS
+    ? [
+        '  Node trusts what NODE_EXTRA_CA_CERTS names, Python and curl what SSL_CERT_FILE does; other machines need copies.',
+      ]
+    : [];
+  return [...trust, `  DNS must lead *.${host} here. For this host alone: ${oneHostHint(host)}.`, ''];
 }

@@ -18,9 +18,17 @@ export const ERRORS = {
   forbidden: { status: 403, suggestion: 'Use a key of the team that owns this.' },
   sandbox_not_found: { status: 404, suggestion: 'List what runs with `coppice sandbox list`.' },
   template_not_found: { status: 404, suggestion: 'List templates with `coppice template list`.' },
+  team_not_found: { status: 404, suggestion: 'List teams with `coppice team list`.' },
+  key_not_found: {
+    status: 404,
+    suggestion: 'List keys with `coppice key list`, access tokens with `coppice token list`.',
+  },
+  webhook_not_found: { status: 404, suggestion: 'List webhooks with `coppice webhook list`.' },
+  event_not_found: { status: 404, suggestion: 'GET /events/sandboxes lists what happened lately.' },
+  node_not_found: { status: 404, suggestion: 'GET /nodes lists what there is.' },
   route_not_found: { status: 404, suggestion: 'Check the path against SPECIFICATION.md.' },
   method_not_allowed: { status: 405, suggestion: 'Check the method against SPECIFICATION.md.' },
-  conflict: { status: 409, suggestion: 'The sandbox is in another state; read it and try again.' },
+  conflict: { status: 409, suggestion: 'What it is about is in another state; read it and try again.' },
   idempotency_in_progress: {
     status: 409,
     e2b: 'idempotency_in_progress',
@@ -41,6 +49,12 @@ export const ERRORS = {
     e2b: 'sandbox_capacity_unavailable',
     suggestion: 'Kill sandboxes that are no longer needed, or raise the memory budget.',
   },
+  node_draining: {
+    status: 503,
+    e2b: 'sandbox_no_compatible_node',
+    suggestion: 'Its operator has set the node aside; POST /nodes/<id> with the status ready takes it back.',
+  },
+  too_many_builds: { status: 429, suggestion: 'Wait for builds of the team to end, or delete them.' },
   start_failed: { status: 500, e2b: 'sandbox_create_failed', suggestion: 'Read the console tail in the node log.' },
   guest_unresponsive: {
     status: 503,

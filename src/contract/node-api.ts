@@ -2,6 +2,8 @@
  * What control asks of a node: typed actions, no HTTP. The node implements it in process; `contract/node-rpc` carries it
  * over a unix socket. The truth about a sandbox (owner included) stays on its node.
  */
+import type { BuildApi, BuildStatus } from './build-api.ts';
+import type { ErrorCode } from './errors.ts';
 
 /** `microvm`: a kernel of its own. `jail`: the host's kernel, shared; native speed, for code its owner trusts more. */
 export type Isolation = 'microvm' | 'jail';
@@ -32,6 +34,10 @@ export interface CreateSandboxRequest {
   readonly secure: boolean;
   /** Default `kill`. `pause` is refused where the template's isolation cannot. */
   readonly onTimeout?: OnTimeout;
+  /** What a pause at the deadline keeps; default memory and disk. False: disk alone. */
+  readonly pauseMemory?: boolean;
+  /** True: traffic to it while it is paused resumes it. Only with `onTimeout` `pause` and its memory kept. */
+  readonly autoResume?: boolean;
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
   readonly network: NetworkWish;
@@ -49,6 +55,7 @@ export interface SandboxView {
   /** When its time is up; of a paused one, when it was paused. */
   readonly endAtMs: number;
   readonly onTimeout: OnTimeout;
+  readonly autoResume: boolean;
   readonly cpuCount: number;
   readonly memoryMB: number;
   readonly diskSizeMB: number;
@@ -64,14 +71,51 @@ export interface SandboxView {
 /** Stage timings of one verb. Milliseconds, in the order in which the stages ended. */
 export interface Receipt {
   readonly verb: string;
-  /** `hot`: a restored, probed, parked machine was claimed. `cold`: restored from the checkpoint on this request. */
-  readonly path?: 'hot' | 'cold';
+  /**
+   * `hot`: a restored, probed, parked machine was claimed. `shell`: a VMM that waited for its state was given it. `cold`:
+   * all of it was made on this request.
+   */
+  readonly path?: 'hot' | 'shell' | 'cold';
   readonly totalMs: number;
   readonly stages: readonly { readonly name: string; readonly ms: number }[];
+  /** Of a verb that captured a machine: how long nothing of that one ran. */
+  readonly pauseMs?: number;
 }
 
 export interface CreateSandboxResult {
   readonly sandbox: SandboxView;
+  readonly receipt: Receipt;
+}
+
+/** What a resume did. `receipt` is there when there was something to do. */
+export interface ResumeResult {
+  readonly sandbox: SandboxView;
+  /** False: it was running. */
+  readonly resumed: boolean;
+  readonly receipt?: Receipt;
+}
+
+export interface ResumeWish {
+  /** Seconds from now; 0, which E2B's first connect verb may send, ends a resumed one at once. */
+  readonly timeoutSeconds: number;
+  /** False: what it has on disk alone is resumed, so that it boots, also when its memory was kept. Default true. */
+  readonly memory?: boolean;
+}
+
+export interface ForkWish {
+  /** 1..100 */
+  readonly count: number;
+  /** Seconds from now, > 0, of each fork. */
+  readonly timeoutSeconds: number;
+}
+
+/** Of each fork its own. `error` is a CoppiceError's code and message. */
+export type ForkOutcome =
+  | { readonly sandbox: SandboxView }
+  | { readonly error: { readonly code: ErrorCode; readonly message: string } };
+
+export interface ForkResult {
+  readonly forks: readonly ForkOutcome[];
   readonly receipt: Receipt;
 }
 
@@ -95,7 +139,7 @@ export interface ListSandboxesResult {
   readonly totalRunning: number;
 }
 
-/** What a sandbox had on disk at one instant, as something to make sandboxes from. Its team's alone. */
+/** What a sandbox had in memory and on disk at one instant, as something to make sandboxes from. Its team's alone. */
 export interface SnapshotView {
   /** `<templateID>:<tag>`, or `<alias>:<tag>` when it was given a name: what `CreateSandboxRequest.template` takes. */
   readonly snapshotID: string;
@@ -106,6 +150,14 @@ export interface SnapshotView {
   /** The sandbox that it was taken of, which may be gone. */
   readonly sourceID: string;
   readonly isolation: Isolation;
+  /** False: disk alone; sandboxes of it boot. */
+  readonly memory: boolean;
+  /** Build of the snapshot or template that its source last was before it was taken: what the tree is drawn from. */
+  readonly parentID: string;
+  /** Bytes that this one takes on the host's disk, beyond what it shares. */
+  readonly ownBytes: number;
+  /** Bytes of the golden checkpoint that it lies on, shared with every other that does. */
+  readonly sharedBytes: number;
   readonly createdAtMs: number;
 }
 
@@ -131,6 +183,104 @@ export interface ListSnapshotsResult {
   readonly next?: SnapshotPosition;
 }
 
+/** What a sandbox used at one instant, a point about every five seconds. Sizes in bytes. */
+export interface SandboxMetric {
+  readonly atMs: number;
+  readonly cpuCount: number;
+  /** Since the point before, percent of all its processors. */
+  readonly cpuUsedPct: number;
+  /** Without `memCache`. */
+  readonly memUsed: number;
+  readonly memTotal: number;
+  readonly memCache: number;
+  readonly diskUsed: number;
+  readonly diskTotal: number;
+}
+
+/** From the least on. */
+export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+/** One thing that happened to a sandbox or in it. */
+export interface LogEntry {
+  readonly atMs: number;
+  readonly level: LogLevel;
+  readonly message: string;
+  /** `logger` says what tells of it: `lifecycle` or `process`. */
+  readonly fields: Readonly<Record<string, string>>;
+}
+
+export interface LogsQuery {
+  readonly teamID: string;
+  readonly sandboxID: string;
+  /** `forward`: oldest first, from the cursor on. `backward`: newest first, of the time before it. */
+  readonly direction: 'forward' | 'backward';
+  /** Milliseconds since the epoch; default the beginning, or the end. */
+  readonly cursorMs?: number;
+  /** 0..1000 */
+  readonly limit: number;
+  /** And what is above it. */
+  readonly level?: LogLevel;
+  /** Text that the message contains. */
+  readonly search?: string;
+}
+
+/** E2B's words for what can happen to a sandbox; each is `sandbox.lifecycle.<word>` to clients. */
+export const EVENT_KINDS = ['created', 'updated', 'paused', 'resumed', 'checkpointed', 'killed'] as const;
+export type EventKind = (typeof EVENT_KINDS)[number];
+
+export interface LifecycleEvent {
+  /** UUID */
+  readonly id: string;
+  /** Later ones have higher ones. */
+  readonly position: number;
+  readonly kind: EventKind;
+  readonly atMs: number;
+  readonly teamID: string;
+  readonly sandboxID: string;
+  /** Its generation when it happened. */
+  readonly generation: string;
+  readonly templateID: string;
+  readonly buildID: string;
+  /** JSON that says more; what is in it depends on the kind. */
+  readonly data: Readonly<Record<string, unknown>>;
+}
+
+export interface EventsQuery {
+  /** Default: of every team. */
+  readonly teamID?: string;
+  readonly sandboxID?: string;
+  readonly id?: string;
+  readonly kinds?: readonly EventKind[];
+  readonly order: 'asc' | 'desc';
+  /** Only those of later positions. */
+  readonly after?: number;
+  /** Default 0. */
+  readonly offset?: number;
+  /** 1..256 */
+  readonly limit: number;
+  /** With none to tell, how long one is waited for; default 0. */
+  readonly waitMs?: number;
+}
+
+export interface EventsResult {
+  readonly events: readonly LifecycleEvent[];
+  /** Position of the newest there is, whatever was asked for; 0: there is none. */
+  readonly head: number;
+}
+
+/** One build of a template, as its list shows it. */
+export interface TemplateBuildView {
+  readonly buildID: string;
+  readonly status: BuildStatus;
+  readonly createdAtMs: number;
+  readonly updatedAtMs: number;
+  readonly finishedAtMs?: number;
+  readonly cpuCount: number;
+  readonly memoryMB: number;
+  readonly diskSizeMB: number;
+}
+
 export interface TemplateView {
   readonly templateID: string;
   readonly buildID: string;
@@ -145,6 +295,14 @@ export interface TemplateView {
   readonly spawnCount: number;
   readonly lastSpawnedAtMs?: number;
   readonly hot: number;
+  /** Who built it; absent: it comes with Coppice. */
+  readonly teamID?: string;
+  /** Every team may make sandboxes of it. Default true. */
+  readonly public?: boolean;
+  /** Of its newest build; default `ready`. */
+  readonly status?: BuildStatus;
+  /** Newest first; absent: the one. */
+  readonly builds?: readonly TemplateBuildView[];
 }
 
 /** Resources of Coppice found on the host that no live sandbox, pool entry or template build accounts for. */
@@ -181,48 +339,68 @@ export interface NodeStatus {
 }
 
 /** Errors of every method: CoppiceError with a code of contract/errors. An id of another team is `sandbox_not_found`. */
-export interface NodeApi {
+export interface NodeApi extends BuildApi {
   createSandbox(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult>;
   getSandbox(teamID: string, sandboxID: string): Promise<SandboxView>;
   listSandboxes(query: ListSandboxesQuery): Promise<ListSandboxesResult>;
   /**
    * Of a running sandbox, lengthens the deadline to now + timeout if that is later. A paused one is resumed until now +
-   * timeout; of callers who ask at once, one is told `resumed`.
+   * timeout, with its id and tokens and in a new generation; of callers who ask at once, one is told `resumed`.
    */
-  connectSandbox(
-    teamID: string,
-    sandboxID: string,
-    timeoutSeconds: number,
-  ): Promise<{ sandbox: SandboxView; resumed: boolean }>;
+  connectSandbox(teamID: string, sandboxID: string, wish: ResumeWish): Promise<ResumeResult>;
   /** As connectSandbox for a paused sandbox; `conflict` when it runs. */
-  resumeSandbox(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<SandboxView>;
+  resumeSandbox(teamID: string, sandboxID: string, wish: ResumeWish): Promise<ResumeResult>;
   /**
-   * Resolves when nothing of it runs any more and its row says so: memory, processes and disk stay as they are, its
-   * connections are cut, its deadline is off. `conflict` when it is paused already; `not_implemented` where its isolation
-   * cannot.
+   * Resolves when nothing of it runs any more and its row says so: disk and, unless `memory` is false, memory and processes
+   * stay as they are, its connections are cut, its deadline is off. `conflict` when it is paused already;
+   * `not_implemented` where its isolation cannot.
    */
-  pauseSandbox(teamID: string, sandboxID: string): Promise<void>;
+  pauseSandbox(teamID: string, sandboxID: string, wish: { readonly memory: boolean }): Promise<Receipt>;
+  /**
+   * Captures a running sandbox with its memory and makes `count` new ones of it, each with its own outcome, with the
+   * metadata, environment and network wishes of the source, which goes on. `conflict` when it is paused;
+   * `not_implemented` where its isolation cannot.
+   */
+  forkSandbox(teamID: string, sandboxID: string, wish: ForkWish, signal?: AbortSignal): Promise<ForkResult>;
+  /**
+   * Makes a running or paused sandbox what it was when one of its own snapshots was taken, in a new generation: it runs, its
+   * deadline is what it was, or of a paused one now + its timeout at create. Id, tokens, metadata stay. `template_not_found`:
+   * there is no such snapshot of this sandbox.
+   */
+  rollbackSandbox(teamID: string, sandboxID: string, snapshot: string): Promise<ResumeResult>;
   /** Lengthens the deadline of a running sandbox to now + timeout if that is later. A paused one is `sandbox_not_found`. */
   refreshSandbox(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<void>;
   /** Sets the deadline of a running sandbox to now + timeout; 0 is now. A paused one is `sandbox_not_found`. */
   setSandboxTimeout(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<void>;
   killSandbox(teamID: string, sandboxID: string): Promise<void>;
   /**
-   * Captures what a running or paused sandbox has on disk; it goes on. `name`: alias, or `alias:tag`; the snapshot takes
-   * the place of an earlier one of the team that has it. `conflict` when a template has the alias; `not_implemented` where
-   * its isolation cannot.
+   * Captures a running or paused sandbox, which goes on as it was: with its memory where its isolation can, else what it has
+   * on disk. `name`: alias, or `alias:tag`; the snapshot takes the place of an earlier one of the team that has it.
+   * `conflict` when a template has the alias; `not_implemented` where its isolation cannot.
    */
   createSnapshot(
     teamID: string,
     sandboxID: string,
     options: { readonly name?: string; readonly signal?: AbortSignal },
-  ): Promise<SnapshotView>;
+  ): Promise<{ readonly snapshot: SnapshotView; readonly receipt: Receipt }>;
   listSnapshots(query: ListSnapshotsQuery): Promise<ListSnapshotsResult>;
   /**
    * `snapshot`: id or alias; with a tag that one, without one all of them. Sandboxes made from it go on. Unknown or of
-   * another team: `template_not_found`; a template that is no snapshot: `not_implemented`.
+   * another team: `template_not_found`. A template of the team goes with all of its builds, those under way too; another's is
+   * `forbidden`.
    */
   deleteSnapshot(teamID: string, snapshot: string): Promise<void>;
+  /** Oldest first, both ends included. None of the time before it was made, or while it was paused. */
+  sandboxMetrics(
+    teamID: string,
+    sandboxID: string,
+    span: { readonly startMs?: number; readonly endMs?: number },
+  ): Promise<readonly SandboxMetric[]>;
+  /** The newest point of each; a sandbox that is unknown, or has none yet, is not in it. At most 100. */
+  latestMetrics(teamID: string, sandboxIDs: readonly string[]): Promise<ReadonlyMap<string, SandboxMetric>>;
+  /** Of a sandbox that is there, or was there not long ago. Entries of one millisecond are told together where the limit allows. */
+  listLogs(query: LogsQuery): Promise<readonly LogEntry[]>;
+  listEvents(query: EventsQuery, signal?: AbortSignal): Promise<EventsResult>;
   listTemplates(): Promise<readonly TemplateView[]>;
   status(): Promise<NodeStatus>;
   leaks(): Promise<LeakReport>;

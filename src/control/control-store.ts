@@ -1,14 +1,26 @@
-/** What control keeps on disk: teams, keys and the answers to idempotent requests, in one database. */
+/** What control keeps on disk: teams, what clients present, answers to idempotent requests, in one database. */
 import { openDatabase } from '../store/database.ts';
+import { type AccessTokens, createAccessTokens } from './access-tokens.ts';
+import { type AdminToken, createAdminToken } from './admin-token.ts';
+import { createDeliveries, type Deliveries } from './deliveries.ts';
 import { createIdempotency, type Idempotency } from './idempotency.ts';
 import { type ApiKeys, createKeys, type KeyOptions } from './keys.ts';
 import { CONTROL_MIGRATIONS } from './migrations.ts';
+import { createNodeStates, type NodeStates } from './node-states.ts';
+import { createTeamPoints, type TeamPoints } from './team-points.ts';
 import { createTeams, type Teams } from './teams.ts';
+import { createWebhooks, type Webhooks } from './webhooks.ts';
 
 export interface ControlStore {
   readonly keys: ApiKeys;
+  readonly tokens: AccessTokens;
+  readonly admin: AdminToken;
   readonly teams: Teams;
+  readonly points: TeamPoints;
+  readonly nodes: NodeStates;
   readonly idempotency: Idempotency;
+  readonly webhooks: Webhooks;
+  readonly deliveries: Deliveries;
   close(): void;
 }
 
@@ -16,13 +28,19 @@ export interface ControlStore {
 export function openControlStore(path: string, options: KeyOptions = {}): ControlStore {
   const database = openDatabase(path, CONTROL_MIGRATIONS);
   try {
+    const { now } = options;
     const teams = createTeams(database);
     const keys = createKeys(database, options);
-    const idempotency = createIdempotency(database, options.now);
     return Object.freeze({
       keys,
+      tokens: createAccessTokens(database, keys, now),
+      admin: createAdminToken(database, now),
       teams,
-      idempotency,
+      points: createTeamPoints(database, now),
+      nodes: createNodeStates(database, now),
+      idempotency: createIdempotency(database, now),
+      webhooks: createWebhooks(database, now),
+      deliveries: createDeliveries(database, now),
       close: () => {
         keys.close();
         database.close();

@@ -1,20 +1,16 @@
 /**
- * API keys: `e2b_` and 40 hex digits from 20 random bytes, the format that every E2B SDK accepts without being told.
- *
- * The database holds the SHA-256 of a key and the few characters that make it recognisable; the key itself is shown
- * once. A plain hash is enough because the key is 160 bits of randomness: there is nothing to guess. Lookup goes by the
- * hash, so its timing tells nothing about a stored key; the final comparison is constant in time as well.
+ * API keys: `e2b_` and 40 hex digits from 20 random bytes, the format that every E2B SDK accepts without being told. How
+ * they are kept is in secrets.ts.
  */
-import { hash, randomBytes, randomUUID, timingSafeEqual } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { CoppiceError } from '../contract/errors.ts';
 import type { Database } from '../store/database.ts';
+import { checkedName, hashOf, hasSecretForm, type Mask, maskOf, newSecret, sameHash, visibleEnds } from './secrets.ts';
 
-const KEY_PREFIX = 'e2b_';
-const KEY_PATTERN = /^e2b_[0-9a-f]{40}$/;
+export const KEY_PREFIX = 'e2b_';
 const CACHE_MAX = 1024;
-const NAME_MAX = 128;
 
-/** Who a request speaks for. */
+/** Who a request with a key speaks for. */
 export interface Principal {
   readonly teamID: string;
   readonly keyID: string;
@@ -26,13 +22,7 @@ export interface ApiKeyView {
   readonly keyID: string;
   readonly teamID: string;
   readonly name: string;
-  /** E2B's four mask members. */
-  readonly mask: {
-    readonly prefix: string;
-    readonly valueLength: number;
-    readonly maskedValuePrefix: string;
-    readonly maskedValueSuffix: string;
-  };
+  readonly mask: Mask;
   readonly createdAtMs: number;
   /** Behind the truth by up to the flush interval. */
   readonly lastUsedAtMs?: number;
@@ -44,8 +34,22 @@ export interface ApiKeys {
   authenticate(presented: string | undefined): Principal | undefined;
   /** `key` is the only copy of the secret that will ever exist. */
   create(wish: { readonly teamID: string; readonly name: string }): { readonly key: string; readonly view: ApiKeyView };
-  /** False if there is no such key or it is revoked already. Other processes see it at their next request. */
-  revoke(keyID: string): boolean;
+  /**
+   * A key that the holder of an access token can derive again, instead of a random one: it ends with the token. Nothing
+   * happens if it is there already.
+   */
+  adopt(wish: { readonly teamID: string; readonly name: string; readonly key: string; readonly tokenID: string }): void;
+  /** How many keys of the token for the team were revoked one by one. */
+  countRevoked(tokenID: string, teamID: string): number;
+  /** Undefined if the team has no such key in use. */
+  rename(teamID: string, keyID: string, name: string): ApiKeyView | undefined;
+  /**
+   * False if there is no such key (of the team, if one is given) or it is revoked already. Other processes see it at their
+   * next request.
+   */
+  revoke(keyID: string, teamID?: string): boolean;
+  /** Those derived from an access token. */
+  revokeDerived(tokenID: string): void;
   list(teamID?: string): readonly ApiKeyView[];
   /** Writes the times of last use that are still in memory. */
   flush(): void;
@@ -97,58 +101,98 @@ class Keys implements ApiKeys {
   }
 
   authenticate(presented: string | undefined): Principal | undefined {
-    if (presented === undefined || presented.length !== 44 || !KEY_PATTERN.test(presented)) return undefined;
-    const hex = hash('sha256', presented, 'hex');
+    if (presented === undefined || !hasSecretForm(presented, KEY_PREFIX)) return undefined;
+    const wanted = hashOf(presented);
+    const hex = wanted.toString('hex');
     // `coppice key revoke` runs in a process of its own: the data version tells that it has written.
     const version = this.#database.dataVersion();
     if (version !== this.#dataVersion) {
       this.#dataVersion = version;
       this.#cache.clear();
     }
-    const principal = this.#cache.get(hex) ?? this.#lookUp(hex);
+    const principal = this.#cache.get(hex) ?? this.#lookUp(wanted, hex);
     if (principal !== undefined) this.#lastUsed.set(principal.keyID, this.#now());
     return principal;
   }
 
-  #lookUp(hex: string): Principal | undefined {
-    const wanted = Buffer.from(hex, 'hex');
+  #lookUp(wanted: Buffer, hex: string): Principal | undefined {
     const row = this.#database
       .prepare('SELECT key_id, team_id, hash FROM api_keys WHERE hash = ? AND revoked_at_ms IS NULL')
       .get(wanted) as Pick<KeyRow, 'key_id' | 'team_id' | 'hash'> | undefined;
-    if (row === undefined || !timingSafeEqual(row.hash, wanted)) return undefined;
+    if (row === undefined || !sameHash(row.hash, wanted)) return undefined;
     const principal = Object.freeze({ teamID: row.team_id, keyID: row.key_id });
     if (this.#cache.size >= CACHE_MAX) this.#cache.clear();
     this.#cache.set(hex, principal);
     return principal;
   }
 
-  create(wish: { readonly teamID: string; readonly name: string }): { key: string; view: ApiKeyView } {
-    const name = wish.name.trim();
-    if (name.length === 0 || name.length > NAME_MAX)
-      throw new CoppiceError('bad_request', `a key needs a name of 1 to ${NAME_MAX} characters`);
-    const value = randomBytes(20).toString('hex');
-    const key = KEY_PREFIX + value;
-    const keyID = randomUUID();
-    const createdAtMs = this.#now();
-    this.#database.transaction(() => {
-      const team = this.#database.prepare('SELECT 1 FROM teams WHERE team_id = ?').get(wish.teamID);
-      if (team === undefined) throw new CoppiceError('bad_request', `there is no team ${wish.teamID}`);
-      this.#database
-        .prepare(
-          'INSERT INTO api_keys (key_id, team_id, name, hash, mask_prefix, mask_suffix, created_at_ms) ' +
-            'VALUES (?, ?, ?, ?, ?, ?, ?)',
-        )
-        .run(keyID, wish.teamID, name, hash('sha256', key, 'buffer'), value.slice(0, 2), value.slice(-4), createdAtMs);
-    });
-    return { key, view: this.list(wish.teamID).find((each) => each.keyID === keyID)! };
+  create({ teamID, name }: { readonly teamID: string; readonly name: string }): { key: string; view: ApiKeyView } {
+    const key = newSecret(KEY_PREFIX);
+    const keyID = this.#insert(teamID, checkedName(name, 'a key'), key);
+    return { key, view: this.#view(keyID)! };
   }
 
-  revoke(keyID: string): boolean {
+  adopt(wish: {
+    readonly teamID: string;
+    readonly name: string;
+    readonly key: string;
+    readonly tokenID: string;
+  }): void {
+    const known = this.#database.prepare('SELECT 1 FROM api_keys WHERE hash = ?').get(hashOf(wish.key));
+    if (known === undefined) this.#insert(wish.teamID, wish.name, wish.key, wish.tokenID);
+  }
+
+  #insert(teamID: string, name: string, key: string, tokenID: string | null = null): string {
+    const keyID = randomUUID();
+    this.#database.transaction(() => {
+      const team = this.#database.prepare('SELECT 1 FROM teams WHERE team_id = ?').get(teamID);
+      if (team === undefined) throw new CoppiceError('bad_request', `there is no team ${teamID}`);
+      this.#database
+        .prepare(
+          'INSERT INTO api_keys (key_id, team_id, name, hash, mask_prefix, mask_suffix, created_at_ms, token_id) ' +
+            'VALUES (?, ?, ?, ?, ?, ?, ?, ?)',
+        )
+        .run(keyID, teamID, name, hashOf(key), ...visibleEnds(key, KEY_PREFIX), this.#now(), tokenID);
+    });
+    return keyID;
+  }
+
+  countRevoked(tokenID: string, teamID: string): number {
+    const row = this.#database
+      .prepare(
+        'SELECT count(*) AS found FROM api_keys WHERE token_id = ? AND team_id = ? AND revoked_at_ms IS NOT NULL',
+      )
+      .get(tokenID, teamID) as { readonly found: number };
+    return row.found;
+  }
+
+  rename(teamID: string, keyID: string, name: string): ApiKeyView | undefined {
     const { changes } = this.#database
-      .prepare('UPDATE api_keys SET revoked_at_ms = ? WHERE key_id = ? AND revoked_at_ms IS NULL')
-      .run(this.#now(), keyID);
+      .prepare('UPDATE api_keys SET name = ? WHERE key_id = ? AND team_id = ? AND revoked_at_ms IS NULL')
+      .run(checkedName(name, 'a key'), keyID, teamID);
+    return Number(changes) > 0 ? this.#view(keyID) : undefined;
+  }
+
+  #view(keyID: string): ApiKeyView | undefined {
+    const row = this.#database.prepare('SELECT * FROM api_keys WHERE key_id = ?').get(keyID);
+    return row === undefined ? undefined : toView(row as unknown as KeyRow);
+  }
+
+  revoke(keyID: string, teamID?: string): boolean {
+    const { changes } = this.#database
+      .prepare(
+        'UPDATE api_keys SET revoked_at_ms = ? WHERE key_id = ? AND team_id = ifnull(?, team_id) AND revoked_at_ms IS NULL',
+      )
+      .run(this.#now(), keyID, teamID ?? null);
     this.#cache.clear();
     return Number(changes) > 0;
+  }
+
+  revokeDerived(tokenID: string): void {
+    this.#database
+      .prepare('UPDATE api_keys SET revoked_at_ms = ? WHERE token_id = ? AND revoked_at_ms IS NULL')
+      .run(this.#now(), tokenID);
+    this.#cache.clear();
   }
 
   list(teamID?: string): readonly ApiKeyView[] {
@@ -189,12 +233,7 @@ function toView(row: KeyRow): ApiKeyView {
     keyID: row.key_id,
     teamID: row.team_id,
     name: row.name,
-    mask: {
-      prefix: KEY_PREFIX,
-      valueLength: 40,
-      maskedValuePrefix: row.mask_prefix,
-      maskedValueSuffix: row.mask_suffix,
-    },
+    mask: maskOf(KEY_PREFIX, row.mask_prefix, row.mask_suffix),
     createdAtMs: row.created_at_ms,
     ...(row.last_used_at_ms === null ? {} : { lastUsedAtMs: row.last_used_at_ms }),
     ...(row.revoked_at_ms === null ? {} : { revokedAtMs: row.revoked_at_ms }),

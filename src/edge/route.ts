@@ -91,7 +91,8 @@ function routeByHost(host: string, domains: readonly string[], url: string): Rou
   for (const domain of domains) {
     if (!host.endsWith(`.${domain}`)) continue;
     const label = host.slice(0, -domain.length - 1);
-    if (!/^\d+-/.test(label)) continue;
+    // With a dot in it, it is a name under a domain that lies under this one, such as coppice.localhost.
+    if (!/^\d+-[^.]*$/.test(label)) continue;
     const match = HOST_LABEL.exec(label);
     if (!match) return refused(400, 'The host name must be <port>-<sandbox id>.<domain>');
     return toSandbox(match[2]!, match[1]!, url);

@@ -10,6 +10,7 @@ import { serveCompose } from './compose.ts';
 import { serveDownload } from './download.ts';
 import { isAbort, toHttpFailure } from './failures.ts';
 import { createProcessHub, type ProcessHub } from './process-hub.ts';
+import { overhear } from './process-notes.ts';
 import { allowAnyOrigin, drainLeftovers, replyError, replyGone, replyJSON, replyPreflight } from './reply.ts';
 import { rpcHandler, serveRPC } from './rpc.ts';
 import type { EnvdSandbox } from './sandbox.ts';
@@ -119,7 +120,11 @@ class SandboxEnvd implements Envd {
   }
 
   #parts() {
-    this.#processes ??= createProcessHub({ agent: () => this.#sandbox.agent(), log: this.#log });
+    this.#processes ??= createProcessHub({
+      agent: () => this.#sandbox.agent(),
+      overhear: (pid, request) => overhear(this.#sandbox, pid, request),
+      log: this.#log,
+    });
     this.#watchers ??= createWatchers();
     return { sandbox: this.#sandbox, processes: this.#processes, watchers: this.#watchers };
   }

@@ -14,6 +14,8 @@ import { createFanOut, type Subscription } from './fan-out.ts';
 
 const LINGER_MS = 2_000;
 
+export type Spawn = Omit<SpawnRequest, 'op'>;
+
 export type ProcessSelector = { readonly pid: number } | { readonly tag: string };
 
 /** One process, while it is held. */
@@ -28,10 +30,7 @@ export interface HeldProcess {
 
 export interface ProcessHub {
   /** Starts a process. At `deadlineMs` (epoch) it is killed, whoever follows it then. */
-  spawn(
-    request: Omit<SpawnRequest, 'op'>,
-    deadlineMs?: number,
-  ): Promise<{ process: HeldProcess; output: Subscription<ProcessOutput> }>;
+  spawn(request: Spawn, deadlineMs?: number): Promise<{ process: HeldProcess; output: Subscription<ProcessOutput> }>;
   /** A process that runs, or ended so lately that the agent still knows how. Rejects not_found. */
   find(selector: ProcessSelector): Promise<HeldProcess>;
   /** A process that runs. Rejects not_found. */
@@ -51,6 +50,8 @@ interface Held extends HeldProcess {
 export function createProcessHub(options: {
   readonly agent: () => Promise<AgentClient> | AgentClient;
   readonly log: Log;
+  /** Whoever wants to know of what a process does while it is held; `request` when it is started here. */
+  readonly overhear?: (pid: number, request: Spawn | undefined) => ((item: ProcessOutput) => void) | undefined;
   readonly lingerMs?: number;
 }): ProcessHub {
   const held = new Map<number, Held>();
@@ -58,7 +59,12 @@ export function createProcessHub(options: {
   const lingerMs = options.lingerMs ?? LINGER_MS;
   let closed: Error | undefined;
 
-  function hold(agent: AgentClient, process: AgentProcess, facts: Facts, deadlineMs?: number): Held {
+  function hold(
+    agent: AgentClient,
+    process: AgentProcess,
+    facts: Facts,
+    start?: { readonly request: Spawn; readonly deadlineMs: number | undefined },
+  ): Held {
     if (closed) {
       process.detach();
       throw closed;
@@ -67,7 +73,8 @@ export function createProcessHub(options: {
       agent,
       process,
       facts,
-      deadlineMs,
+      deadlineMs: start?.deadlineMs,
+      overhear: options.overhear?.(process.pid, start?.request),
       lingerMs,
       log: options.log,
       onGone: () => {
@@ -127,7 +134,7 @@ export function createProcessHub(options: {
       const agent = await options.agent();
       const process = await agent.spawn(request);
       const facts = { tag: request.tag, pty: request.pty !== undefined, stdin: request.stdin };
-      const entry = hold(agent, process, facts, deadlineMs);
+      const entry = hold(agent, process, facts, { request, deadlineMs });
       return { process: entry, output: entry.subscribe() };
     },
     find,
@@ -160,7 +167,8 @@ function createHeld(options: {
   readonly agent: AgentClient;
   readonly process: AgentProcess;
   readonly facts: Facts;
-  readonly deadlineMs?: number;
+  readonly deadlineMs: number | undefined;
+  readonly overhear: ((item: ProcessOutput) => void) | undefined;
   readonly lingerMs: number;
   readonly log: Log;
   readonly onGone: () => void;
@@ -206,7 +214,8 @@ function createHeld(options: {
     );
     deadline.unref();
   }
-  output.run(process.output, (item) => (item.type === 'data' ? item.bytes.byteLength : 0)).then(gone);
+  const source = options.overhear ? overheard(process.output, options.overhear) : process.output;
+  output.run(source, (item) => (item.type === 'data' ? item.bytes.byteLength : 0)).then(gone);
   release();
 
   return {
@@ -257,4 +266,11 @@ function createHeld(options: {
       process.detach();
     },
   };
+}
+
+async function* overheard<T>(source: AsyncIterable<T>, hear: (item: T) => void): AsyncGenerator<T> {
+  for await (const item of source) {
+    hear(item);
+    yield item;
+  }
 }

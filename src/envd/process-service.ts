@@ -17,15 +17,17 @@ import type { Subscription } from './fan-out.ts';
 import { beforeAbort, follow, KEEPALIVE } from './follow.ts';
 import type { ProcessSelector } from './process-hub.ts';
 import { callOf } from './rpc-context.ts';
+import type { EnvdSandbox } from './sandbox.ts';
 
 /** Terminal rows or columns: the kernel keeps 16 bits. */
 const MAX_TERMINAL = 65_535;
+const BASH = '/bin/bash';
 const DEFAULT_SIZE = { cols: 80, rows: 24 } as const;
 
 export const processService: ServiceImpl<typeof Process> = {
   async *start(request, context) {
     const call = callOf(context);
-    const spawn = spawnRequest(request, call.user);
+    const spawn = spawnRequest(request, call.user, call.sandbox);
     const timeoutMs = context.timeoutMs();
     const deadline = timeoutMs === undefined || timeoutMs <= 0 ? undefined : Date.now() + timeoutMs;
     const starting = call.processes.spawn(spawn, deadline);
@@ -106,7 +108,7 @@ export const processService: ServiceImpl<typeof Process> = {
   },
 };
 
-function spawnRequest(request: StartRequest, user: string) {
+function spawnRequest(request: StartRequest, user: string, { defaultWorkdir, insteadOfBash }: EnvdSandbox) {
   const config = request.process;
   if (config === undefined || config.cmd === '') throw new ConnectError('process.cmd is missing', Code.InvalidArgument);
   for (const text of [config.cmd, config.cwd ?? '', ...config.args, ...Object.entries(config.envs).flat()]) {
@@ -117,11 +119,12 @@ function spawnRequest(request: StartRequest, user: string) {
       throw new ConnectError(`'${name}' is not the name of an environment variable`, Code.InvalidArgument);
     }
   }
+  const cwd = config.cwd || defaultWorkdir;
   return {
-    cmd: config.cmd,
+    cmd: config.cmd === BASH ? (insteadOfBash ?? BASH) : config.cmd,
     args: config.args,
     env: config.envs,
-    ...(config.cwd === undefined || config.cwd === '' ? {} : { cwd: config.cwd }),
+    ...(cwd === undefined ? {} : { cwd }),
     user,
     ...(request.pty === undefined ? {} : { pty: terminalSize(request.pty) ?? DEFAULT_SIZE }),
     stdin: request.stdin ?? true,

@@ -1,5 +1,6 @@
 /** What envd knows of the sandbox it serves. */
 import type { AgentClient } from '../channel/agent.ts';
+import type { ProcessNotes } from './process-notes.ts';
 
 export interface EnvdSandbox {
   readonly sandboxID: string;
@@ -12,4 +13,10 @@ export interface EnvdSandbox {
   readonly env: Readonly<Record<string, string>>;
   /** Who a request acts as when it names nobody. */
   readonly defaultUser: string;
+  /** Where what its processes do is told. Absent: nowhere. */
+  readonly notes?: ProcessNotes | undefined;
+  /** Where processes start that name no folder; absent: the home of their user. */
+  readonly defaultWorkdir?: string;
+  /** Runs what is asked of /bin/bash, which E2B's clients ask for every command: the root filesystem has none. */
+  readonly insteadOfBash?: string;
 }

@@ -2,18 +2,19 @@
  * One kind of isolation, seen from above: how a machine is made from a template, handed over, parked and ended. Nothing
  * above this interface knows which backend runs. A machine's agent is reached by one byte stream; no address is needed.
  */
+import { createHash } from 'node:crypto';
 import type { Duplex } from 'node:stream';
 import type { Isolation } from '../contract/node-api.ts';
 
 export type { Isolation };
 
 export interface BackendCapabilities {
-  /** Memory and device state can be captured (golden checkpoint, pause with memory, fork). */
+  /** Memory and device state can be captured too (golden checkpoint, `capture` with memory). */
   readonly memoryCheckpoint: boolean;
-  /** What a machine has written can be captured while it goes on, as something to make machines from (`captureDisk`). */
+  /** A machine can be captured while it goes on (`capture`). */
   readonly diskSnapshot: boolean;
   /** `park` may last: a parked machine stays as it is for as long as the host runs, whatever becomes of the node. */
-  readonly pause: boolean;
+  readonly lastingPark: boolean;
   /** The guest has a kernel of its own. */
   readonly ownKernel: boolean;
   /**
@@ -129,20 +130,35 @@ export interface Machine {
   destroy(): Promise<void>;
   /** Bytes of host memory that only this machine holds, or a bound where pages cannot be told apart; CPU seconds so far. */
   usage(): Promise<{ readonly privateBytes: number; readonly cpuSeconds: number }>;
+  /** CPU seconds so far, without a wait and cheap enough for every few seconds. undefined: it is gone. Absent: its `record.pid`'s. */
+  cpuSeconds?(): number | undefined;
+  /** What it has of memory and disk, as the host sees it. Absent: only its agent knows. */
+  room?(): Promise<MachineRoom>;
+}
+
+/** Bytes. `memUsed` has no page cache in it. */
+export interface MachineRoom {
+  readonly memUsed: number;
+  readonly memTotal: number;
+  readonly memCache: number;
+  readonly diskUsed: number;
+  readonly diskTotal: number;
 }
 
 /**
- * A published golden checkpoint. Of a backend without memory checkpoints it is the manifest alone: what its machines start
- * from is the image.
+ * A published checkpoint: of a template (golden), of a user's sandbox, or of what a sandbox has on disk alone. Immutable.
+ * Of a backend without memory checkpoints a golden one is the manifest alone: what its machines start from is the image.
  */
-export interface GoldenCheckpoint {
+export interface Checkpoint {
   readonly folder: string;
-  readonly manifest: GoldenManifest;
+  readonly manifest: CheckpointManifest;
+  /** The golden checkpoint that it differs from: there when `manifest.base` is. */
+  readonly base?: Checkpoint;
 }
 
-/** manifest.json of a golden checkpoint: what it is, what it was made with, and the hash of each file. */
-export interface GoldenManifest {
-  readonly format: 1;
+/** manifest.json of a checkpoint: what it is, what it was made with, and the hash of each file. */
+export interface CheckpointManifest {
+  readonly format: 2;
   readonly backend: string;
   readonly imageHash: string;
   readonly shape: MachineShape;
@@ -150,7 +166,51 @@ export interface GoldenManifest {
   /** VMM version, machine type, CPU model: all must match to restore. */
   readonly vmm: { readonly version: string; readonly machine: string; readonly cpu: string };
   readonly createdAtMs: number;
+  /**
+   * `whole`: all memory, as golden checkpoints have it. `own`: the pages in which a machine differs from its base. `none`:
+   * disk alone, so that a machine of it boots.
+   */
+  readonly memory: 'whole' | 'own' | 'none';
+  /** `contentOf` the golden checkpoint it lies on, and is worth nothing without. Never another: chains have one link. */
+  readonly base?: string;
   readonly files: Readonly<Record<string, { readonly bytes: number; readonly sha256: string }>>;
+}
+
+/** Names a checkpoint by what it holds: hex SHA-256 over the hashes of its files. */
+export function contentOf({ files }: CheckpointManifest): string {
+  const hash = createHash('sha256');
+  for (const name of Object.keys(files).toSorted()) hash.update(`${name}\0${files[name]!.sha256}\n`);
+  return hash.digest('hex');
+}
+
+export interface CaptureRequest {
+  readonly image: MachineImage;
+  readonly shape: MachineShape;
+  /** The golden checkpoint of the template that the machine goes back to, however many snapshots lie between. */
+  readonly base: Checkpoint;
+  /** False: disk alone. What the guest has not written out is not in it: the caller has had it synced. */
+  readonly memory: boolean;
+  /** False: nothing of it runs after the instant of the capture; it is the caller's to destroy, or to `unpark`. */
+  readonly goesOn: boolean;
+}
+
+export interface Capture {
+  readonly checkpoint: Checkpoint;
+  /** How long nothing of the machine ran; until the end of the capture when it does not go on. */
+  readonly pauseMs: number;
+  /** What its files take beyond its base. */
+  readonly ownBytes: number;
+}
+
+/** A machine made ahead of knowing which checkpoint of one base it is to be: everything is there but its state. */
+export interface Shell {
+  readonly record: MachineRecord;
+  /** Resolves once, when it is gone for whatever reason; after `restore`, as the machine's own. */
+  readonly exited: Promise<{ readonly reason: string }>;
+  /** `clone` from here on. Once. `checkpoint` is the shell's base or lies on it. On failure nothing is left behind. */
+  restore(checkpoint: Checkpoint, signal?: AbortSignal): Promise<Machine>;
+  /** As Machine.destroy, for one that was never restored. */
+  destroy(): Promise<void>;
 }
 
 export interface IsolationBackend {
@@ -170,21 +230,43 @@ export interface IsolationBackend {
     out: string,
     warm: (machine: Machine, signal: AbortSignal) => Promise<void>,
     options: { readonly signal?: AbortSignal; readonly onProgress?: (stage: string) => void },
-  ): Promise<GoldenCheckpoint>;
-  /** Reads and checks a published checkpoint (manifest, sizes; hashes when `verify`). checkpoint_corrupt or host_unfit with the reason. */
-  openGolden(folder: string, options?: { readonly verify?: boolean }): Promise<GoldenCheckpoint>;
-  /** Clones it: a new machine, running, its agent not yet spoken to. On failure nothing is left behind. */
-  clone(golden: GoldenCheckpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<Machine>;
+  ): Promise<Checkpoint>;
   /**
-   * Captures what a running or parked machine has written, at one instant, and publishes it atomically at `out`: a
-   * checkpoint without memory, which `clone` takes like a golden one. The machine goes on. Backends with `diskSnapshot`.
+   * Reads and checks a published checkpoint (manifest, sizes; hashes when `verify`). checkpoint_corrupt or host_unfit with
+   * the reason. One that lies on another needs that one, opened, as `base`.
    */
-  captureDisk?(
-    machine: Machine,
-    about: { readonly image: MachineImage; readonly shape: MachineShape },
+  openCheckpoint(
+    folder: string,
+    options?: { readonly verify?: boolean; readonly base?: Checkpoint },
+  ): Promise<Checkpoint>;
+  /**
+   * Clones it: a new machine, running, its agent not yet spoken to; of one without memory, booting. On failure nothing is
+   * left behind.
+   */
+  clone(checkpoint: Checkpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<Machine>;
+  /** Makes a shell for `base`, a golden checkpoint. On failure nothing is left behind. Backends that can. */
+  prepare?(base: Checkpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<Shell>;
+  /**
+   * Captures a running or parked machine at one instant and publishes the checkpoint atomically at `out`. A machine that was
+   * parked stays so. On failure nothing is left of it and the machine goes on as it was. Backends with `diskSnapshot`;
+   * memory only where `memoryCheckpoint`.
+   */
+  capture?(machine: Machine, request: CaptureRequest, out: string, signal?: AbortSignal): Promise<Capture>;
+  /**
+   * Publishes what a machine that is gone had on disk, as `capture` without memory: the disk as after a loss of power. Needs
+   * its folder. Backends that can.
+   */
+  salvage?(
+    record: MachineRecord,
+    request: Pick<CaptureRequest, 'image' | 'shape' | 'base'>,
     out: string,
     signal?: AbortSignal,
-  ): Promise<GoldenCheckpoint>;
+  ): Promise<Checkpoint>;
+  /**
+   * A command to be put before another one, which then finds at `folder` (empty, the caller's), read-only, the root filesystem
+   * of a machine of this checkpoint. Nothing of that is left when it ends. Backends whose captures are disk alone.
+   */
+  merged?(checkpoint: Checkpoint, image: MachineImage, folder: string): Promise<readonly string[]>;
   /** Finds a machine again by its record. undefined: it is gone. */
   adopt(record: MachineRecord): Promise<Machine | undefined>;
   /** What is there of this backend's machines, for the leak check and the sweep; `kind` is what it is counted as. */

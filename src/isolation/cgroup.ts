@@ -20,6 +20,10 @@ export interface CgroupLimits {
 export interface CgroupUsage {
   /** Bytes that only this group's processes hold: anonymous memory and tmpfs, not the page cache. */
   readonly memoryBytes: number;
+  /** Of the page cache what is charged to the group. */
+  readonly cacheBytes: number;
+  /** Undefined: memory is not limited here. */
+  readonly limitBytes: number | undefined;
   readonly cpuSeconds: number;
 }
 
@@ -55,6 +59,8 @@ export interface Cgroups {
   freezing(id: string): { readonly asked: boolean; readonly done: boolean };
   /** What the group holds and has used. */
   usage(id: string): Promise<CgroupUsage>;
+  /** What it has used of the CPU, without a wait. undefined: it is gone, or that is not counted here. */
+  cpuSeconds(id: string): number | undefined;
   /** Removes the group, waiting a bounded time for its last task to leave. Idempotent. */
   remove(id: string): Promise<void>;
   /** Ids of the groups of this home. */
@@ -156,6 +162,19 @@ export async function openCgroups(machinesFolder: string, options: CgroupOptions
   const having = (name: Controller) =>
     usable.find(({ version, controllers: all }) => version === 2 || all.includes(name));
   const freezer = having('freezer');
+  const accounting = having('cpuacct');
+
+  const cpuSeconds = (id: string): number | undefined => {
+    if (!accounting) return undefined;
+    const file = accounting.version === 2 ? 'cpu.stat' : 'cpuacct.usage';
+    try {
+      const text = readFileSync(join(group(accounting, id), file), 'utf8');
+      return accounting.version === 2 ? Number(/^usage_usec (\d+)$/m.exec(text)?.[1] ?? 0) / 1e6 : Number(text) / 1e9;
+    } catch (error) {
+      if (isGone(error)) return undefined;
+      throw error;
+    }
+  };
 
   return {
     controllers,
@@ -213,20 +232,24 @@ export async function openCgroups(machinesFolder: string, options: CgroupOptions
         : { asked: read('freezer.self_freezing') === '1', done: read('freezer.state') === 'FROZEN' };
     },
     async usage(id) {
-      const read = async (name: Controller, file: string): Promise<string> => {
-        const hierarchy = having(name);
+      const read = async (file: string): Promise<string> => {
+        const hierarchy = having('memory');
         return hierarchy ? readFile(join(group(hierarchy, id), file), 'utf8') : '';
       };
-      const memory = await read('memory', 'memory.stat');
+      const memory = await read('memory.stat');
       const bytes = (key: string) => Number(new RegExp(`^${key} (\\d+)$`, 'm').exec(memory)?.[1] ?? 0);
-      const cpu = having('cpuacct');
-      const cpuSeconds =
-        cpu?.version === 2
-          ? Number(/^usage_usec (\d+)$/m.exec(await read('cpuacct', 'cpu.stat'))?.[1] ?? 0) / 1e6
-          : Number(await read('cpuacct', 'cpuacct.usage')) / 1e9;
-      // v2 says anon, v1 rss; shmem is both's.
-      return { memoryBytes: (bytes('anon') || bytes('rss')) + bytes('shmem'), cpuSeconds };
+      const limit = Number(
+        (await read(having('memory')?.version === 2 ? 'memory.max' : 'memory.limit_in_bytes')) || NaN,
+      );
+      return {
+        // v2 says anon and file, v1 rss and cache; shmem is both's, and in the latter of each.
+        memoryBytes: (bytes('anon') || bytes('rss')) + bytes('shmem'),
+        cacheBytes: Math.max(0, (bytes('file') || bytes('cache')) - bytes('shmem')),
+        limitBytes: Number.isFinite(limit) ? limit : undefined,
+        cpuSeconds: cpuSeconds(id) ?? 0,
+      };
     },
+    cpuSeconds,
     async remove(id) {
       await Promise.all(
         usable.map(async (hierarchy) => {

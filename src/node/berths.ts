@@ -1,10 +1,14 @@
 /**
- * Places for machines that are to come: an id with its row, its users and its network, made ahead of demand, one of each
- * kind of isolation. Making one takes two processes in the network's namespace, which a growth need not wait for.
+ * Places for machines that are to come, made ahead of demand: an id with its row, its users and its network, which take two
+ * processes in the network's namespace, and where the backend can, a shell: all of a machine but its state. One waits for
+ * each place at rest, and as many more as were lately taken.
  */
-import type { Isolation } from '../isolation/backend.ts';
+import { setImmediate as turn } from 'node:timers/promises';
+import type { Isolation, Shell } from '../isolation/backend.ts';
 import type { Attachment } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
+import type { ReadyTemplate } from './nursery.ts';
+import { Pool } from './pool.ts';
 
 export interface Berth {
   readonly id: string;
@@ -12,11 +16,22 @@ export interface Berth {
   readonly generation: string;
   /** Allowed the internet. undefined: this host gives machines no network. */
   readonly attachment: Attachment | undefined;
+  readonly shell?: Shell | undefined;
+}
+
+/** What a berth is for: a kind of isolation, and where there are shells the golden checkpoint that they lie on. */
+export interface Place {
+  readonly kind: Isolation;
+  readonly base?: ReadyTemplate;
 }
 
 export interface BerthsOptions {
-  readonly make: (kind: Isolation) => Promise<Berth>;
+  readonly make: (place: Place, signal: AbortSignal) => Promise<Berth>;
   readonly drop: (berth: Berth) => Promise<void>;
+  /** False: memory for one more is not there now. */
+  readonly room: (place: Place) => boolean;
+  /** Of one place, under demand. */
+  readonly most: number;
   readonly log: Log;
 }
 
@@ -25,9 +40,8 @@ const QUIET_MS = 400;
 
 export class Berths {
   readonly #options: BerthsOptions;
-  readonly #ready = new Map<Isolation, Berth>();
-  readonly #making = new Map<Isolation, Promise<void>>();
-  readonly #timers = new Map<Isolation, NodeJS.Timeout>();
+  readonly #pools = new Map<string, Pool<Berth>>();
+  readonly #timers = new Map<string, NodeJS.Timeout>();
   #closed = false;
 
   constructor(options: BerthsOptions) {
@@ -35,39 +49,67 @@ export class Berths {
   }
 
   /** One that is ready, if any. The next is made when nobody has asked for a while. */
-  take(kind: Isolation): Berth | undefined {
-    const berth = this.#ready.get(kind);
-    this.#ready.delete(kind);
-    clearTimeout(this.#timers.get(kind));
-    if (!this.#closed) this.#timers.set(kind, setTimeout(() => this.#fill(kind), QUIET_MS).unref());
-    return berth;
+  take(place: Place): Berth | undefined {
+    if (this.#closed) return undefined;
+    const key = place.base?.buildID ?? place.kind;
+    const pool = this.#pools.get(key) ?? this.#open(key, place);
+    this.#refillLater(key, pool);
+    return pool.take();
+  }
+
+  #refillLater(key: string, pool: Pool<Berth>): void {
+    if (this.#closed) return;
+    clearTimeout(this.#timers.get(key));
+    this.#timers.set(key, setTimeout(() => pool.refill(), QUIET_MS).unref());
+  }
+
+  get size(): number {
+    return [...this.#pools.values()].reduce((sum, pool) => sum + pool.size, 0);
+  }
+
+  /** Gives up what lately was in demand and no longer is. */
+  async trim(): Promise<void> {
+    for (const pool of this.#pools.values()) await pool.trim();
   }
 
   /** No more are made; those that are there stay as they are. */
   abandon(): void {
-    this.#closed = true;
-    for (const timer of this.#timers.values()) clearTimeout(timer);
+    this.#stop();
+    for (const pool of this.#pools.values()) pool.abandon();
   }
 
   /** Stops making them and drops those that are there. */
   async close(): Promise<void> {
-    this.abandon();
-    await Promise.all(this.#making.values());
-    const berths = [...this.#ready.values()];
-    this.#ready.clear();
-    await Promise.all(berths.map((berth) => this.#options.drop(berth)));
+    this.#stop();
+    await Promise.all([...this.#pools.values()].map((pool) => pool.close()));
   }
 
-  #fill(kind: Isolation): void {
-    if (this.#closed || this.#ready.has(kind) || this.#making.has(kind)) return;
-    const { make, log } = this.#options;
-    const making = make(kind)
-      .then((berth) => void this.#ready.set(kind, berth))
-      .catch((error: unknown) => {
-        // The next growth makes its own, and says why it cannot.
-        if (!this.#closed) log.warn({ error, isolation: kind }, 'no place could be made ahead of demand');
-      })
-      .finally(() => this.#making.delete(kind));
-    this.#making.set(kind, making);
+  #stop(): void {
+    this.#closed = true;
+    for (const timer of this.#timers.values()) clearTimeout(timer);
+  }
+
+  #open(key: string, place: Place): Pool<Berth> {
+    const { make, drop, room, most, log } = this.#options;
+    const pool = new Pool<Berth>({
+      name: `places of ${place.base?.aliases[0] ?? place.kind}`,
+      grow: async (signal) => {
+        const berth = await make(place, signal);
+        // A VMM that ends while it waits is nobody's loss; its place is given up, and another made. It may end before it waits.
+        void berth.shell?.exited.then(turn).then(async () => {
+          if (!pool.forget((one) => one === berth)) return;
+          this.#refillLater(key, pool);
+          await drop(berth);
+        });
+        return berth;
+      },
+      drop,
+      room: () => room(place),
+      least: 1,
+      most,
+      log,
+    });
+    this.#pools.set(key, pool);
+    return pool;
   }
 }

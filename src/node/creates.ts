@@ -4,11 +4,14 @@ import type { CreateSandboxRequest, CreateSandboxResult, SandboxView } from '../
 import type { Backends } from '../isolation/backends.ts';
 import type { NetworkFabric } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
+import { type HeldTemplate, noAccess } from './built-templates.ts';
 import type { Fleet } from './fleet.ts';
 import type { HotTier } from './hot-tier.ts';
 import type { KnownTemplates } from './known-templates.ts';
+import { runHooks } from './lifecycle-hooks.ts';
 import type { Member } from './member.ts';
-import { environment, type ReadyTemplate } from './nursery.ts';
+import { environment, type GrowthWish, type ReadyTemplate } from './nursery.ts';
+import type { Pool } from './pool.ts';
 import { ReceiptClock } from './receipt.ts';
 import type { Owner, Rows } from './rows.ts';
 import type { Snapshots } from './snapshots.ts';
@@ -43,62 +46,105 @@ export class Creates {
   }
 
   async create(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult> {
-    const { fabric, fleet, stopping, log } = this.#options;
     const clock = new ReceiptClock('create');
-    if (stopping.aborted) throw new CoppiceError('unavailable', 'the node is stopping');
-    const { template, release } = await this.#hold(request);
+    if (this.#options.stopping.aborted) throw new CoppiceError('unavailable', 'the node is stopping');
+    const { template, pool, release } = await this.#hold(request);
     try {
       this.#demandAble(request, template);
-      if (request.network.allowInternetAccess === true && !fabric.enforcing) {
-        throw new CoppiceError('unsupported_policy', 'allow_internet_access: guests have no network on this host');
-      }
-      for (let attempt = 1; ; attempt++) {
-        const acquired = await this.#acquire(template, request, clock, signal);
-        const { member } = acquired;
-        try {
-          const sandbox = await this.#handOver(acquired, template, request, clock, signal);
-          const receipt = clock.finish();
-          // After the answer: nobody waits for a line in a log.
-          setImmediate(() => {
-            log.info({ sandboxID: member.id, template: template.aliases[0], receipt }, 'sandbox created');
-          });
-          return { sandbox, receipt };
-        } catch (error) {
-          await fleet.bury(member, 'hand-over failed');
-          if (signal?.aborted) throw new CoppiceError('aborted', 'the client gave up', { cause: error });
-          if (isCoppiceError(error) && error.code !== 'guest_unresponsive') throw error;
-          log.warn({ error, sandboxID: member.id, attempt }, 'a machine failed at hand-over');
-          if (attempt === HANDOVER_TRIES) {
-            throw new CoppiceError('guest_unresponsive', 'no machine answered at hand-over', { cause: error });
-          }
-        }
-      }
+      return await this.#create({ template, pool, parentID: template.buildID }, request, clock, signal);
     } finally {
       release();
     }
   }
 
+  /** A sandbox of `source.checkpoint`, which the caller keeps there meanwhile, that is told to be of `source`. */
+  async createOf(
+    source: ReadyTemplate,
+    parentID: string,
+    request: CreateSandboxRequest,
+    signal?: AbortSignal,
+  ): Promise<CreateSandboxResult> {
+    return this.#create({ template: source, pool: undefined, parentID }, request, new ReceiptClock('create'), signal);
+  }
+
+  async #create(
+    source: Source,
+    request: CreateSandboxRequest,
+    clock: ReceiptClock,
+    signal?: AbortSignal,
+  ): Promise<CreateSandboxResult> {
+    const { fabric, fleet, log } = this.#options;
+    const { template } = source;
+    if (request.network.allowInternetAccess === true && !fabric.enforcing)
+      throw new CoppiceError('unsupported_policy', 'allow_internet_access: guests have no network on this host');
+    for (let attempt = 1; ; attempt++) {
+      const acquired = await this.#acquire(source, request, clock, signal);
+      const { member } = acquired;
+      try {
+        const sandbox = await this.#handOver(acquired, source, request, clock, signal);
+        const receipt = clock.finish();
+        // After the answer: nobody waits for a line in a log.
+        setImmediate(() => {
+          log.info({ sandboxID: member.id, template: template.aliases[0], receipt }, 'sandbox created');
+        });
+        return { sandbox, receipt };
+      } catch (error) {
+        await fleet.bury(member, 'hand-over failed');
+        if (signal?.aborted) throw new CoppiceError('aborted', 'the client gave up', { cause: error });
+        if (isCoppiceError(error) && error.code !== 'guest_unresponsive') throw error;
+        log.warn({ error, sandboxID: member.id, attempt }, 'a machine failed at hand-over');
+        if (attempt === HANDOVER_TRIES) {
+          throw new CoppiceError('guest_unresponsive', 'no machine answered at hand-over', { cause: error });
+        }
+      }
+    }
+  }
+
   /** What is asked for, kept until it is released: a snapshot that is deleted meanwhile keeps its files until then. */
-  async #hold(request: CreateSandboxRequest): Promise<{ template: ReadyTemplate; release: () => void }> {
+  async #hold(
+    request: CreateSandboxRequest,
+  ): Promise<{ template: ReadyTemplate; pool: Pool<Member> | undefined; release: () => void }> {
     const { templates, snapshots, hot } = this.#options;
     const { teamID, template: name, isolation } = request;
     const named = templates.find(name);
     if (named) {
       const template = templates.inKind(named, isolation);
-      return { template, release: hot.of(template.templateID)?.hold() ?? (() => {}) };
+      const pool = hot.poolOf(template);
+      return { template, pool, release: pool?.hold() ?? (() => {}) };
     }
-    const held = await snapshots.hold(teamID, name);
-    if (!held) throw new CoppiceError('template_not_found', `template '${name}' not found`);
-    if (isolation === undefined || held.template.isolation === isolation) return held;
+    const own = await templates.hold(teamID, name, 'own');
+    const held =
+      (own !== 'foreign' && own) || (await snapshots.hold(teamID, name)) || (await this.#holdPublic(teamID, name));
+    if (isolation === undefined || held.template.isolation === isolation) {
+      const pool = hot.poolOf(held.template);
+      const release = pool?.hold();
+      return {
+        template: held.template,
+        pool,
+        release: () => {
+          held.release();
+          release?.();
+        },
+      };
+    }
     held.release();
     throw new CoppiceError(
       'bad_request',
-      `snapshot '${name}' is of a ${held.template.isolation} and cannot run as a ${isolation}`,
+      `'${name}' is of a ${held.template.isolation} and cannot run as a ${isolation}`,
     );
   }
 
+  async #holdPublic(teamID: string, name: string): Promise<HeldTemplate> {
+    const found = await this.#options.templates.hold(teamID, name, 'public');
+    if (found === 'foreign') throw noAccess(name);
+    if (!found) throw new CoppiceError('template_not_found', `template '${name}' not found`);
+    return found;
+  }
+
   #demandAble(request: CreateSandboxRequest, { isolation }: ReadyTemplate): void {
-    if (request.onTimeout !== 'pause' || this.#options.backends.of(isolation).capabilities.pause) return;
+    if (request.onTimeout !== 'pause') return;
+    const { memoryCheckpoint, diskSnapshot, lastingPark } = this.#options.backends.of(isolation).capabilities;
+    if (request.pauseMemory === false ? diskSnapshot : memoryCheckpoint || lastingPark) return;
     throw new CoppiceError(
       'unsupported_policy',
       `autoPause is not supported for ${isolation} sandboxes: their pause is not implemented yet`,
@@ -106,37 +152,37 @@ export class Creates {
   }
 
   async #acquire(
-    template: ReadyTemplate,
+    { template, pool, parentID }: Source,
     request: CreateSandboxRequest,
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<Acquired> {
     const { hot, fleet, stopping } = this.#options;
-    const pool = hot.of(template.templateID);
     const entry = pool?.take();
     clock.path(entry ? 'hot' : 'cold');
     if (entry) return { member: entry, path: 'hot' };
     while (!fleet.fits(template)) {
       if (!(await hot.shedOne(pool))) break;
     }
-    const member = await fleet.grow(template, {
+    const wish: GrowthWish = {
       signal: signal ? AbortSignal.any([signal, stopping]) : stopping,
       allowInternet: request.network.allowInternetAccess !== false,
       env: (id) => environment(template, id, request.envVars),
       forPool: false,
       stage: (name) => clock.stage(name),
-    });
-    return { member, path: 'cold' };
+      onShell: () => clock.path('shell'),
+    };
+    return { member: await fleet.grow(template, wish, parentID), path: 'cold' };
   }
 
   async #handOver(
     { member, path }: Acquired,
-    template: ReadyTemplate,
+    { template, pool }: Source,
     request: CreateSandboxRequest,
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<SandboxView> {
-    const { rows, fleet, hot, views } = this.#options;
+    const { rows, fleet, views } = this.#options;
     const now = Date.now();
     const owner: Owner = {
       teamID: request.teamID,
@@ -147,6 +193,9 @@ export class Creates {
       startedAtMs: now,
       endAtMs: now + request.timeoutSeconds * 1000,
       onTimeout: request.onTimeout ?? 'kill',
+      pauseMemory: request.pauseMemory ?? true,
+      autoResume: request.autoResume ?? false,
+      timeoutMs: request.timeoutSeconds * 1000,
     };
     if (!rows.claim(member.id, owner)) throw new CoppiceError('guest_unresponsive', 'the entry was gone at its claim');
     clock.stage('claim');
@@ -165,14 +214,22 @@ export class Creates {
       } else await agent.ping(bounded);
       clock.stage('guest');
     }
+    await this.#tellPrograms(member, template, signal);
     if (!rows.move(member.id, 'creating', 'running'))
       throw new CoppiceError('guest_unresponsive', 'the sandbox was ended while it was made');
     // Snapshots come and go, and nobody is told how often one was used.
-    if (hot.of(template.templateID)) rows.countSpawn(template.templateID);
+    if (pool && template.buildID === template.baseID) rows.countSpawn(template.templateID);
     fleet.handOut(member, owner.endAtMs);
     clock.stage('commit');
     const { id, generation } = member;
     return views.of({ id, templateID: template.templateID, generation, state: 'running', owner }, template);
+  }
+
+  /** Programs that were running in a snapshot learn that they are somebody else's, and may fix what only they know of. */
+  async #tellPrograms(member: Member, template: ReadyTemplate, signal?: AbortSignal): Promise<void> {
+    if (template.checkpoint.manifest.memory !== 'own') return;
+    const agent = await member.agent();
+    for (const event of ['after-resume', 'hand-out'] as const) await runHooks(agent, event, this.#options.log, signal);
   }
 
   /** One transaction when the policy differs from what stands; none on the usual claim. */
@@ -181,6 +238,13 @@ export class Creates {
     await this.#options.fabric.setPolicy(member.id, { allowInternet });
     member.internet = allowInternet;
   }
+}
+
+/** What a create is made of. `pool`: where such machines wait, if anywhere. `parentID`: as in MachineRow. */
+interface Source {
+  readonly template: ReadyTemplate;
+  readonly pool: Pool<Member> | undefined;
+  readonly parentID: string;
 }
 
 /** A machine for one create: `cold` ones were grown for it, with its environment, and have answered already. */

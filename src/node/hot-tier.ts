@@ -1,4 +1,7 @@
-/** The hot tier: for each template, machines that were made before anybody asked, parked. Snapshots have none. */
+/**
+ * The hot tier: machines that were made before anybody asked, parked. Of each template some are always there; of a snapshot
+ * as many as were lately asked for, until it is deleted.
+ */
 import type { Log } from '../telemetry/log.ts';
 import type { Fleet } from './fleet.ts';
 import type { Member } from './member.ts';
@@ -19,7 +22,10 @@ const REHEARSALS = 6;
 
 export class HotTier {
   readonly #options: HotTierOptions;
+  /** By build: a machine of one is none of another. */
   readonly #pools = new Map<string, Pool<Member>>();
+  #started = false;
+  #closed = false;
 
   constructor(options: HotTierOptions) {
     this.#options = options;
@@ -27,25 +33,41 @@ export class HotTier {
 
   /** Begins to fill. */
   start(templates: readonly ReadyTemplate[]): void {
-    const { fleet, size, log } = this.#options;
-    for (const template of templates) {
-      this.#pools.set(
-        template.templateID,
-        new Pool<Member>({
-          name: template.aliases[0] ?? template.templateID,
-          grow: (signal) => this.#grow(template, signal),
-          drop: (member) => fleet.bury(member, 'no longer needed'),
-          room: () => fleet.fits(template),
-          ...size,
-          log,
-        }),
-      );
-    }
+    this.#started = true;
+    for (const template of templates) this.#open(template, this.#options.size.least);
     this.refill();
   }
 
+  /** Of a template, or of a snapshot, which has one from its first create on. undefined: no hot tier is kept. */
+  poolOf(template: ReadyTemplate): Pool<Member> | undefined {
+    if (this.#closed || !this.#started) return undefined;
+    return this.#pools.get(template.buildID) ?? this.#open(template, 0);
+  }
+
+  /** What it was filled with is gone: every entry is dropped. */
+  async drain(buildID: string): Promise<void> {
+    const pool = this.#pools.get(buildID);
+    this.#pools.delete(buildID);
+    await pool?.close();
+  }
+
+  #open(template: ReadyTemplate, least: number): Pool<Member> {
+    const { fleet, size, log } = this.#options;
+    const pool = new Pool<Member>({
+      name: template.aliases[0] ?? template.templateID,
+      grow: (signal) => this.#grow(template, signal),
+      drop: (member) => fleet.bury(member, 'no longer needed'),
+      room: () => fleet.fits(template),
+      least,
+      most: size.most,
+      log,
+    });
+    this.#pools.set(template.buildID, pool);
+    return pool;
+  }
+
   get started(): boolean {
-    return this.#pools.size > 0;
+    return this.#started;
   }
 
   get size(): number {
@@ -56,18 +78,27 @@ export class HotTier {
     return [...this.#pools.values()].reduce((sum, pool) => sum + pool.target, 0);
   }
 
-  /** undefined: no hot tier is kept of it. */
-  of(templateID: string): Pool<Member> | undefined {
-    return this.#pools.get(templateID);
+  /** How many are ready. */
+  count(buildID: string): number {
+    return this.#pools.get(buildID)?.size ?? 0;
   }
 
   refill(): void {
     for (const pool of this.#pools.values()) pool.refill();
   }
 
+  /** Gives up what lately was in demand and no longer is. */
+  async trim(): Promise<void> {
+    for (const pool of this.#pools.values()) await pool.trim();
+  }
+
   /** An entry died while it was parked. */
-  forget(member: Member): void {
-    for (const pool of this.#pools.values()) if (pool.forget(member)) pool.refill();
+  forget(id: string): void {
+    const dead = (member: Member): boolean => {
+      if (member.id === id) member.end('its machine ended');
+      return member.id === id;
+    };
+    for (const pool of this.#pools.values()) if (pool.forget(dead)) pool.refill();
   }
 
   /** An idle entry of another template gives way to a sandbox that somebody wants now. False: there is none. */
@@ -82,17 +113,21 @@ export class HotTier {
   }
 
   abandon(): void {
+    this.#closed = true;
     for (const pool of this.#pools.values()) pool.abandon();
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     await Promise.all([...this.#pools.values()].map((pool) => pool.close()));
   }
 
   async #grow(template: ReadyTemplate, signal: AbortSignal): Promise<Member> {
     const { fleet, rows } = this.#options;
     const env = (id: string): Record<string, string> => environment(template, id, {});
-    const member = await fleet.grow(template, { signal, allowInternet: true, env, forPool: true });
+    // What runs in a snapshot's, or in what a team has built, is its owner's, who has not said yet what it may reach.
+    const allowInternet = template.buildID === template.baseID && template.owner === undefined;
+    const member = await fleet.grow(template, { signal, allowInternet, env, forPool: true });
     try {
       // A rehearsal: what the claim will ask of it has then been done once.
       const agent = await member.agent();

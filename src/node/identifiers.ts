@@ -21,6 +21,11 @@ export function newMachineID(): string {
   return randomUUID().replaceAll('-', '');
 }
 
+/** The machine id of a sandbox: the same for as long as the sandbox is there, whatever machines it has. */
+export function machineIDOf(seed: Buffer, sandboxID: string): string {
+  return createHmac('sha256', seed).update(`machine-id:${sandboxID}`).digest('hex').slice(0, 32);
+}
+
 /** base64 of 64 bytes for the guest kernel's pool. */
 export function newEntropy(): string {
   return randomBytes(64).toString('base64');

@@ -7,9 +7,11 @@ import { connectAgent } from '../channel/client.ts';
 import { CoppiceError } from '../contract/errors.ts';
 import { createEnvd, type Envd } from '../envd/envd.ts';
 import { createInterpreter, type Interpreter } from '../envd/interpreter/index.ts';
+import type { ProcessNotes } from '../envd/process-notes.ts';
 import type { Machine } from '../isolation/backend.ts';
 import type { Attachment } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
+import { DEFAULT_RUNTIME, type Runtime } from './runtime.ts';
 
 export interface MemberOptions {
   readonly id: string;
@@ -23,6 +25,8 @@ export interface MemberOptions {
   /** Its agent comes and goes, and is told at each session whose it is. */
   readonly agentOnDemand: boolean;
   readonly attachment: Attachment | undefined;
+  /** Of its template. */
+  readonly runtime?: Runtime;
   readonly log: Log;
 }
 
@@ -30,6 +34,8 @@ export interface MemberOptions {
 const UNUSED_MS = 15_000;
 /** How long a session may take to begin with a guest that already runs. Wide: an emulated guest on a loaded host is slow. */
 const SESSION_DEADLINE_MS = 20_000;
+/** And with one that boots. */
+const BOOT_DEADLINE_MS = 100_000;
 
 export class Member {
   readonly id: string;
@@ -42,9 +48,12 @@ export class Member {
   readonly clockSetAtMs = Date.now();
   /** What the fabric lets it do now; a fresh attachment is denied everything. */
   internet = false;
+  /** Where what its processes do is told; settled when it is handed out. */
+  notes: ProcessNotes | undefined;
   readonly #log: Log;
   readonly #languages: readonly string[];
   readonly #agentOnDemand: boolean;
+  readonly #runtime: Runtime;
   readonly #cuts = new Set<() => void>();
   #agent: AgentClient | undefined;
   #connecting: Promise<AgentClient> | undefined;
@@ -66,6 +75,7 @@ export class Member {
     this.#languages = options.languages;
     this.#env = options.env;
     this.#agentOnDemand = options.agentOnDemand;
+    this.#runtime = options.runtime ?? DEFAULT_RUNTIME;
     this.#log = options.log.child({ sandboxID: options.id });
   }
 
@@ -99,17 +109,24 @@ export class Member {
     return this.#connecting;
   }
 
-  /** First session of a fresh clone, whose byte stream ends on a frame boundary. */
-  async begin(signal: AbortSignal): Promise<AgentClient> {
-    return this.#connect(true, signal);
+  /**
+   * First session of a fresh machine. The byte stream of a template ends on the edge of a frame, that of a sandbox that was
+   * captured anywhere; one without memory boots first.
+   */
+  async begin(
+    signal: AbortSignal,
+    from: { readonly memory: 'whole' | 'own' | 'none'; readonly bornItself: boolean },
+  ): Promise<AgentClient> {
+    const boots = from.memory === 'none' && !from.bornItself;
+    return this.#connect(from.memory !== 'own', signal, boots ? BOOT_DEADLINE_MS : SESSION_DEADLINE_MS);
   }
 
-  async #connect(clean: boolean, signal?: AbortSignal): Promise<AgentClient> {
+  async #connect(clean: boolean, signal?: AbortSignal, deadlineMs = SESSION_DEADLINE_MS): Promise<AgentClient> {
     const open = async (): Promise<AgentClient> =>
       connectAgent(await this.machine.openChannel(signal), {
         log: this.#log,
         signal,
-        deadlineMs: SESSION_DEADLINE_MS,
+        deadlineMs,
         resync: !clean,
       });
     const agent = await open().catch((error: unknown) => {
@@ -173,11 +190,14 @@ export class Member {
   /** What the services see. Read at each use: environment and token come with the claim. */
   #face() {
     const member = this;
+    const { user, workdir, shell } = this.#runtime;
     return {
       sandboxID: this.id,
       templateID: this.templateID,
       languages: this.#languages,
-      defaultUser: 'user' as const,
+      defaultUser: user,
+      ...(workdir === undefined ? {} : { defaultWorkdir: workdir }),
+      ...(shell === '/bin/sh' ? { insteadOfBash: shell } : {}),
       agent: () => {
         this.#usedAtMs = performance.now();
         return this.#agent ?? this.agent();
@@ -187,6 +207,9 @@ export class Member {
       },
       get accessToken(): string | undefined {
         return member.#accessToken;
+      },
+      get notes(): ProcessNotes | undefined {
+        return member.notes;
       },
     };
   }

@@ -31,7 +31,8 @@ export class Pool<Entry> {
   readonly #ready: Entry[] = [];
   readonly #claims: number[] = [];
   readonly #abort = new AbortController();
-  #growing: Promise<void> | undefined;
+  /** Whether it has made any. */
+  #growing: Promise<boolean> | undefined;
   #held = 0;
   #failures = 0;
   #retry: NodeJS.Timeout | undefined;
@@ -89,8 +90,7 @@ export class Pool<Entry> {
   async filled(count: number, signal?: AbortSignal): Promise<boolean> {
     while (this.size < count && !signal?.aborted && !this.#abort.signal.aborted) {
       this.refill();
-      if (!this.#growing) return false;
-      await this.#growing;
+      if (!(await this.#growing)) return false;
     }
     return this.size >= count;
   }
@@ -103,9 +103,15 @@ export class Pool<Entry> {
     return true;
   }
 
+  /** Drops what is beyond the target: the demand that it was made for is over. */
+  async trim(): Promise<void> {
+    const beyond = this.#growing ? [] : this.#ready.splice(this.target);
+    await Promise.all(beyond.map((entry) => this.#options.drop(entry)));
+  }
+
   /** Removes an entry that died while parked. */
-  forget(entry: Entry): boolean {
-    const index = this.#ready.indexOf(entry);
+  forget(which: (entry: Entry) => boolean): boolean {
+    const index = this.#ready.findIndex(which);
     if (index >= 0) this.#ready.splice(index, 1);
     return index >= 0;
   }
@@ -127,7 +133,8 @@ export class Pool<Entry> {
     await Promise.all(this.#ready.splice(0).map((entry) => this.#options.drop(entry)));
   }
 
-  async #fill(): Promise<void> {
+  async #fill(): Promise<boolean> {
+    let made = false;
     while (
       this.#ready.length < this.target &&
       this.#held === 0 &&
@@ -138,9 +145,10 @@ export class Pool<Entry> {
         const entry = await this.#options.grow(this.#abort.signal);
         if (this.#abort.signal.aborted) await this.#options.drop(entry);
         else this.#ready.push(entry);
+        made = true;
         this.#failures = 0;
       } catch (error) {
-        if (this.#abort.signal.aborted) return;
+        if (this.#abort.signal.aborted) return made;
         const wait = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)]!;
         this.#options.log.warn(
           { error, template: this.#options.name, retryMs: wait },
@@ -151,8 +159,9 @@ export class Pool<Entry> {
           this.refill();
         }, wait);
         this.#retry.unref();
-        return;
+        return made;
       }
     }
+    return made;
   }
 }

@@ -6,7 +6,8 @@ export class ReceiptClock {
   readonly #begun = performance.now();
   readonly #stages: { name: string; ms: number }[] = [];
   #last = this.#begun;
-  #path: 'hot' | 'cold' | undefined;
+  #path: Receipt['path'];
+  #pauseMs: number | undefined;
 
   constructor(verb: string) {
     this.#verb = verb;
@@ -19,8 +20,13 @@ export class ReceiptClock {
     this.#last = now;
   }
 
-  path(path: 'hot' | 'cold'): void {
+  path(path: NonNullable<Receipt['path']>): void {
     this.#path = path;
+  }
+
+  /** How long nothing of a machine ran. */
+  paused(ms: number): void {
+    this.#pauseMs = round(ms);
   }
 
   finish(): Receipt {
@@ -29,6 +35,7 @@ export class ReceiptClock {
       ...(this.#path ? { path: this.#path } : {}),
       totalMs: round(performance.now() - this.#begun),
       stages: this.#stages,
+      ...(this.#pauseMs === undefined ? {} : { pauseMs: this.#pauseMs }),
     };
   }
 }

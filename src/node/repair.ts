@@ -2,15 +2,18 @@
 import type { Backends } from '../isolation/backends.ts';
 import type { NetworkFabric } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
+import type { Captures } from './captures.ts';
 import type { Fleet } from './fleet.ts';
+import type { KeptSandboxes } from './kept.ts';
 import type { KnownTemplates } from './known-templates.ts';
+import type { Member } from './member.ts';
 import type { Nursery } from './nursery.ts';
 import type { Pauses } from './pauses.ts';
-import { revive } from './revival.ts';
+import type { Revival } from './revival.ts';
 import type { MachineRow, Rows } from './rows.ts';
 import type { Snapshots } from './snapshots.ts';
 import { AT_START } from './state.ts';
-import type { Views } from './views.ts';
+import type { Turns } from './turns.ts';
 
 export interface RepairOptions {
   readonly backends: Backends;
@@ -21,7 +24,10 @@ export interface RepairOptions {
   readonly templates: KnownTemplates;
   readonly pauses: Pauses;
   readonly snapshots: Snapshots;
-  readonly views: Views;
+  readonly captures: Captures;
+  readonly kept: KeptSandboxes;
+  readonly revival: Revival;
+  readonly turns: Turns;
   readonly machinesFolder: string;
   readonly log: Log;
 }
@@ -36,45 +42,75 @@ export class Repair {
   /** Every row of the process before is adopted or swept, and so is everything that has no row. */
   async atStart(): Promise<void> {
     const { snapshots } = this.#options;
-    for (const row of this.#options.rows.all()) await this.#takeOver(row);
+    // One that does not answer keeps the others waiting no longer than it is given itself.
+    const answers: Promise<void>[] = [];
+    for (const row of this.#options.rows.all()) await this.#takeOver(row, answers);
+    await Promise.all(answers);
     await snapshots.atStart();
+    await this.#sweepKept();
     await this.#sweepStrangers();
   }
 
-  async #takeOver(row: MachineRow): Promise<void> {
-    const { backends, fabric, rows, fleet, nursery, templates, views, log } = this.#options;
+  /** What is still to come of it is added to `answers`. */
+  async #takeOver(row: MachineRow, answers: Promise<void>[]): Promise<void> {
+    const { backends, fabric, fleet, templates, revival, pauses, log } = this.#options;
     const fate = AT_START[row.state];
-    const machine = fate !== 'sweep' && row.record ? await backends.adopt(row.record) : undefined;
     const template = templates.of(row);
-    const { owner } = row;
+    const { owner, id, state } = row;
     const late = fate === 'adopt' && owner?.onTimeout === 'kill' && owner.endAtMs <= Date.now();
-    if (!machine || !template || !owner || late) {
-      rows.intendKill(row.id);
-      await nursery.bury(row.id, machine, row.uid);
-      log.warn({ sandboxID: row.id, state: row.state }, 'swept what an earlier run left');
-      return;
-    }
-    const attachment = (await fabric.attached()).find((one) => one.id === row.id);
-    const member = revive({ ...row, owner }, template, machine, { attachment, backends, views, log });
-    fleet.watch(member, template);
+    if (fate === 'sweep' || !template || !owner || late) return this.#sweepRow(row);
+    // What is kept on disk needs nothing on the host.
+    const onDisk = row.kept !== undefined && (state === 'paused' || state === 'resuming');
+    const machine = !onDisk && row.record ? await backends.adopt(row.record) : undefined;
+    const attachment = (await fabric.attached()).find((one) => one.id === id);
+    const internet = attachment !== undefined && owner.allowInternet !== false;
+    if (machine) fleet.watch(machine, template);
     if (fate === 'park') {
-      fleet.setAside(member);
+      const kept = row.kept !== undefined && this.#options.kept.isThere(id, row.kept);
+      if (!machine && !kept && !(await pauses.salvage(row))) return this.#sweepRow(row);
+      fleet.adoptAside({ id, machine, attachment, internet });
+      if (!machine) await fleet.letGo(id);
       await this.#settle(row);
-      log.info({ sandboxID: row.id, state: row.state }, 'adopted a paused sandbox');
+      log.info({ sandboxID: id, state }, 'adopted a paused sandbox');
       return;
     }
+    if (!machine) {
+      if (!(await pauses.salvage(row))) return this.#sweepRow(row);
+      fleet.adoptAside({ id, machine, attachment, internet });
+      await fleet.letGo(id);
+      log.warn({ sandboxID: id }, 'a sandbox that ended with its host is paused with what it had on disk');
+      return;
+    }
+    const member = revival.around({ ...row, owner }, machine, { attachment, internet });
+    const answer = this.#wake(member, row, owner.endAtMs);
+    // Whoever waits for all of them is told.
+    answer.catch(() => {});
+    answers.push(answer);
+  }
+
+  async #wake(member: Member, row: MachineRow, endAtMs: number): Promise<void> {
+    const { fleet, captures, log } = this.#options;
+    const { id, state } = row;
     try {
-      machine.unpark();
+      member.machine.unpark();
       // An agent on demand may not be there at all, and comes when somebody asks.
-      if (!backends.of(template.isolation).capabilities.agentOnDemand) await member.agent();
+      if (!captures.backendOf(row).capabilities.agentOnDemand) await member.agent();
     } catch (error) {
       // Neither whole nor reachable: its owner is better served by a clear end.
-      log.warn({ error, sandboxID: row.id, state: row.state }, 'a sandbox does not answer its new node');
+      log.warn({ error, sandboxID: id, state }, 'a sandbox does not answer its new node');
       await fleet.bury(member, 'it did not answer after a restart of the node');
       return;
     }
-    fleet.handOut(member, owner.endAtMs);
-    log.info({ sandboxID: row.id }, 'adopted a running sandbox');
+    fleet.handOut(member, endAtMs);
+    log.info({ sandboxID: id }, 'adopted a running sandbox');
+  }
+
+  async #sweepRow(row: MachineRow): Promise<void> {
+    const { backends, rows, nursery, log } = this.#options;
+    rows.intendKill(row.id, 'it ended with its host or its node');
+    const machine = row.record ? await backends.adopt(row.record) : undefined;
+    await nursery.bury(row.id, machine, row.uid);
+    log.warn({ sandboxID: row.id, state: row.state }, 'swept what an earlier run left');
   }
 
   /** Finishes what a verb left unfinished. Errors are logged: it is tried again at the next turn. */
@@ -86,6 +122,7 @@ export class Repair {
         if (AT_START[row.state] === 'park') await this.#settle(row);
       }
       await snapshots.reconcile();
+      await this.#sweepKept();
       await this.#sweepStrangers();
     } catch (error) {
       log.error({ error }, 'reconciling failed');
@@ -99,6 +136,24 @@ export class Repair {
     await pauses
       .settle(row.id)
       .catch((error: unknown) => log.error({ error, sandboxID: row.id }, 'a pause could not be finished'));
+  }
+
+  /**
+   * Removes checkpoints of sandboxes that no row names. Those of a verb under way are of its turn; it leaves one behind when
+   * it ends between a checkpoint and its row.
+   */
+  async #sweepKept(): Promise<void> {
+    const { rows, kept, turns } = this.#options;
+    for (const id of await kept.strays(rows.all())) await kept.tidy(id, undefined);
+    for (const id of await kept.all()) {
+      const { state } = rows.get(id) ?? {};
+      if (state === 'paused' || state === 'running') await turns.take(id, () => this.#tidyKept(id));
+    }
+  }
+
+  async #tidyKept(id: string): Promise<void> {
+    const row = this.#options.rows.get(id);
+    if (row?.state === 'paused' || row?.state === 'running') await this.#options.kept.tidy(id, row.kept);
   }
 
   /** Ends what is on the host in this home's name and in no row. */

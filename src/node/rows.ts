@@ -5,9 +5,11 @@
 import type { OnTimeout } from '../contract/node-api.ts';
 import type { MachineRecord } from '../isolation/backend.ts';
 import { type Database, openDatabase } from '../store/database.ts';
+import { BuildRows } from './build-rows.ts';
 import { MIGRATIONS } from './migrations.ts';
 import { SnapshotRows } from './snapshot-rows.ts';
 import { NEXT, type RowState } from './state.ts';
+import { StepRows } from './step-rows.ts';
 
 /** What a pool entry and a sandbox have in common. */
 export interface MachineRow {
@@ -18,8 +20,22 @@ export interface MachineRow {
   readonly memoryMB: number;
   readonly uid: number | undefined;
   readonly generation: string;
+  /** Build of the golden checkpoint that it goes back to, however many snapshots lie between. */
+  readonly baseID: string;
+  /** Build of the template or snapshot that it last was: made from, captured as, or rolled back to. */
+  readonly parentID: string;
   readonly record: MachineRecord | undefined;
   readonly owner: Owner | undefined;
+  /** Where a paused sandbox is, or is to be, on disk; undefined: its machine holds it. */
+  readonly kept: Kept | undefined;
+}
+
+/** A checkpoint of a paused sandbox, see kept.ts. */
+export interface Kept {
+  /** Name of its folder: a UUID. */
+  readonly name: string;
+  /** False: disk alone. */
+  readonly memory: boolean;
 }
 
 /** What a claim adds. Times in ms since the epoch. */
@@ -34,7 +50,22 @@ export interface Owner {
   /** Its deadline; of a paused one, when it was paused. */
   readonly endAtMs: number;
   readonly onTimeout: OnTimeout;
+  /** What a pause at the deadline keeps besides the disk. */
+  readonly pauseMemory: boolean;
+  readonly autoResume: boolean;
+  /** As asked for at its create. */
+  readonly timeoutMs: number;
 }
+
+/** What has become of a sandbox: durable when it is told. */
+export type RowFact =
+  | { readonly kind: 'created' | 'resumed' }
+  /** `salvaged`: its machine was lost. */
+  | { readonly kind: 'paused'; readonly salvaged?: boolean }
+  | { readonly kind: 'rolling back'; readonly parentID: string }
+  | { readonly kind: 'captured'; readonly buildID: string }
+  | { readonly kind: 'deadline'; readonly endAtMs: number }
+  | { readonly kind: 'killed'; readonly reason: string };
 
 interface Raw {
   id: string;
@@ -44,6 +75,9 @@ interface Raw {
   memory_mb: number;
   uid: number | null;
   generation: string;
+  base_id: string;
+  parent_id: string;
+  kept: string | null;
   record: string | null;
   team_id: string | null;
   secure: number | null;
@@ -53,15 +87,24 @@ interface Raw {
   started_at: number | null;
   end_at: number | null;
   on_timeout: OnTimeout | null;
+  timeout_ms: number | null;
+  pause_memory: number | null;
+  auto_resume: number | null;
 }
 
 export class Rows {
   readonly #db: Database;
   readonly snapshots: SnapshotRows;
+  /** Told of each such change, in the same turn. Must not throw. */
+  tell: (id: string, fact: RowFact) => void = () => {};
+  readonly builds: BuildRows;
+  readonly steps: StepRows;
 
   constructor(file: string) {
     this.#db = openDatabase(file, MIGRATIONS);
     this.snapshots = new SnapshotRows(this.#db);
+    this.builds = new BuildRows(this.#db);
+    this.steps = new StepRows(this.#db);
   }
 
   close(): void {
@@ -91,23 +134,50 @@ export class Rows {
     );
   }
 
-  /** What the machine will be made of. */
+  /** What the machine will be made of; `parentID` as in MachineRow. */
   assign(
     id: string,
     template: {
       readonly templateID: string;
       readonly buildID: string;
+      readonly baseID: string;
       readonly shape: { readonly memoryMB: number };
     },
+    parentID: string,
   ): void {
-    const { templateID, buildID, shape } = template;
+    const { templateID, buildID, baseID, shape } = template;
     this.#run(
-      'UPDATE machine SET template_id = ?, build_id = ?, memory_mb = ? WHERE id = ?',
+      'UPDATE machine SET template_id = ?, build_id = ?, base_id = ?, parent_id = ?, memory_mb = ? WHERE id = ?',
       templateID,
       buildID,
+      baseID,
+      parentID,
       shape.memoryMB,
       id,
     );
+  }
+
+  /** It was captured as this, and goes on from there. */
+  setParent(id: string, parentID: string): void {
+    this.#run('UPDATE machine SET parent_id = ? WHERE id = ?', parentID, id);
+    this.tell(id, { kind: 'captured', buildID: parentID });
+  }
+
+  /** A paused sandbox is given a machine again, of a new generation. False: it is being killed. */
+  refit(id: string, machine: { readonly uid: number | undefined; readonly generation: string }): boolean {
+    return (
+      this.#run(
+        `UPDATE machine SET uid = ?, generation = ?, record = NULL WHERE id = ? AND state = 'resuming'`,
+        machine.uid ?? null,
+        machine.generation,
+        id,
+      ) === 1
+    );
+  }
+
+  /** The machine of a sandbox that stays is undone. */
+  unfit(id: string): void {
+    this.#run('UPDATE machine SET uid = NULL, record = NULL WHERE id = ?', id);
   }
 
   setRecord(id: string, record: MachineRecord): void {
@@ -118,7 +188,8 @@ export class Rows {
   claim(id: string, owner: Owner): boolean {
     return (
       this.#run(
-        `UPDATE machine SET state = 'creating', team_id = ?, secure = ?, metadata = ?, env = ?, allow_internet = ?, started_at = ?, end_at = ?, on_timeout = ?
+        `UPDATE machine SET state = 'creating', team_id = ?, secure = ?, metadata = ?, env = ?, allow_internet = ?, started_at = ?, end_at = ?,
+           on_timeout = ?, timeout_ms = ?, pause_memory = ?, auto_resume = ?
          WHERE id = ? AND state IN ('hot', 'preparing')`,
         owner.teamID,
         owner.secure ? 1 : 0,
@@ -128,6 +199,9 @@ export class Rows {
         owner.startedAtMs,
         owner.endAtMs,
         owner.onTimeout,
+        owner.timeoutMs,
+        owner.pauseMemory ? 1 : 0,
+        owner.autoResume ? 1 : 0,
         id,
       ) === 1
     );
@@ -136,35 +210,91 @@ export class Rows {
   /** Moves a row along one edge of the state machine. False: the row was not in `from`. */
   move(id: string, from: RowState, to: RowState): boolean {
     if (!NEXT[from].includes(to)) throw new Error(`no step from ${from} to ${to}`);
-    return this.#run('UPDATE machine SET state = ? WHERE id = ? AND state = ?', to, id, from) === 1;
+    const moved = this.#run('UPDATE machine SET state = ? WHERE id = ? AND state = ?', to, id, from) === 1;
+    if (moved && from === 'creating') this.tell(id, { kind: 'created' });
+    return moved;
   }
 
-  /** From any state; false when there is no such row or it is being killed already. */
-  intendKill(id: string): boolean {
-    return this.#run(`UPDATE machine SET state = 'killing' WHERE id = ? AND state <> 'killing'`, id) === 1;
+  /** Passes a fact on, if it is one. */
+  #told(id: string, fact: RowFact | false): boolean {
+    if (fact) this.tell(id, fact);
+    return fact !== false;
+  }
+
+  /** From any state; false when there is no such row or it is being killed already. `reason`: for its owner. */
+  intendKill(id: string, reason = 'it was given up'): boolean {
+    const intended = this.#run(`UPDATE machine SET state = 'killing' WHERE id = ? AND state <> 'killing'`, id) === 1;
+    return this.#told(id, intended && { kind: 'killed', reason });
+  }
+
+  /** The intent of a pause: where it is to be kept, or nowhere, if its machine is to hold it. False: it does not run. */
+  beginPause(id: string, kept: Kept | undefined): boolean {
+    return (
+      this.#run(
+        `UPDATE machine SET state = 'pausing', kept = ? WHERE id = ? AND state = 'running'`,
+        kept === undefined ? null : JSON.stringify(kept),
+        id,
+      ) === 1
+    );
+  }
+
+  /** It could not be paused, and runs. False: it is being killed. */
+  undoPause(id: string): boolean {
+    return this.#run(`UPDATE machine SET state = 'running', kept = NULL WHERE id = ? AND state = 'pausing'`, id) === 1;
   }
 
   /** The fact of a pause; its deadline is off. False: it is being killed. */
   settlePause(id: string, pausedAtMs: number): boolean {
-    return (
+    const done =
       this.#run(
         `UPDATE machine SET state = 'paused', end_at = ? WHERE id = ? AND state = 'pausing'`,
         pausedAtMs,
         id,
-      ) === 1
-    );
+      ) === 1;
+    return this.#told(id, done && { kind: 'paused' });
   }
 
-  /** The fact of a resume. False: it is being killed. */
-  settleResume(id: string, startedAtMs: number, endAtMs: number): boolean {
-    return (
+  /** A paused sandbox is kept on disk from now on, or somewhere else there. False: it is not paused. */
+  keep(id: string, kept: Kept): boolean {
+    return this.#run(`UPDATE machine SET kept = ? WHERE id = ? AND state = 'paused'`, JSON.stringify(kept), id) === 1;
+  }
+
+  /** From now on it is what is kept there, whatever its machine may still be; `parentID` as in MachineRow. False: it is neither. */
+  beginRollback(id: string, from: 'running' | 'paused', kept: Kept, parentID: string): boolean {
+    const done =
       this.#run(
-        `UPDATE machine SET state = 'running', started_at = ?, end_at = ? WHERE id = ? AND state = 'resuming'`,
+        `UPDATE machine SET state = 'resuming', kept = ?, parent_id = ? WHERE id = ? AND state = ?`,
+        JSON.stringify(kept),
+        parentID,
+        id,
+        from,
+      ) === 1;
+    return this.#told(id, done && { kind: 'rolling back', parentID });
+  }
+
+  /** A sandbox whose machine is gone is what was saved of its disk. False: it is being killed. */
+  salvage(id: string, kept: Kept, atMs: number): boolean {
+    const done =
+      this.#run(
+        `UPDATE machine SET state = 'paused', kept = ?, end_at = ?
+         WHERE id = ? AND state IN ('running', 'pausing', 'paused', 'resuming')`,
+        JSON.stringify(kept),
+        atMs,
+        id,
+      ) === 1;
+    return this.#told(id, done && { kind: 'paused', salvaged: true });
+  }
+
+  /** The fact of a resume: its machine holds it. False: it is being killed. */
+  settleResume(id: string, startedAtMs: number, endAtMs: number): boolean {
+    const done =
+      this.#run(
+        `UPDATE machine SET state = 'running', kept = NULL, started_at = ?, end_at = ? WHERE id = ? AND state = 'resuming'`,
         startedAtMs,
         endAtMs,
         id,
-      ) === 1
-    );
+      ) === 1;
+    return this.#told(id, done && { kind: 'resumed' });
   }
 
   remove(id: string): void {
@@ -176,7 +306,9 @@ export class Rows {
     const sql = longerOnly
       ? `UPDATE machine SET end_at = MAX(end_at, ?) WHERE id = ? AND state = 'running' RETURNING end_at`
       : `UPDATE machine SET end_at = ? WHERE id = ? AND state = 'running' RETURNING end_at`;
-    return this.#get<{ end_at: number }>(sql, endAtMs, id)?.end_at;
+    const end = this.#get<{ end_at: number }>(sql, endAtMs, id)?.end_at;
+    if (end !== undefined) this.tell(id, { kind: 'deadline', endAtMs: end });
+    return end;
   }
 
   get(id: string): MachineRow | undefined {
@@ -199,6 +331,12 @@ export class Rows {
 
   usedUids(): Set<number> {
     return new Set(this.#all<{ uid: number }>('SELECT uid FROM machine WHERE uid IS NOT NULL').map((row) => row.uid));
+  }
+
+  /** Builds of golden checkpoints that a machine or a snapshot goes back to. */
+  bases(): Set<string> {
+    const sql = `SELECT base_id AS id FROM machine UNION SELECT base_id FROM snapshot WHERE state <> 'deleted'`;
+    return new Set(this.#all<{ id: string }>(sql).flatMap(({ id }) => (id === '' ? [] : [id])));
   }
 
   countSpawn(templateID: string): void {
@@ -234,6 +372,9 @@ function fromRaw(raw: Raw): MachineRow {
           startedAtMs: raw.started_at!,
           endAtMs: raw.end_at!,
           onTimeout: raw.on_timeout!,
+          pauseMemory: raw.pause_memory === 1,
+          autoResume: raw.auto_resume === 1,
+          timeoutMs: raw.timeout_ms!,
         };
   return {
     id: raw.id,
@@ -243,6 +384,9 @@ function fromRaw(raw: Raw): MachineRow {
     memoryMB: raw.memory_mb,
     uid: raw.uid ?? undefined,
     generation: raw.generation,
+    baseID: raw.base_id,
+    parentID: raw.parent_id,
+    kept: raw.kept === null ? undefined : (JSON.parse(raw.kept) as Kept),
     record: raw.record === null ? undefined : (JSON.parse(raw.record) as MachineRecord),
     owner,
   };

@@ -28,6 +28,15 @@ export interface SnapshotRow {
   /** Of its template. */
   readonly env: Readonly<Record<string, string>>;
   readonly createdAtMs: number;
+  /** False: disk alone. */
+  readonly memory: boolean;
+  /** For one verb, not for its team: in no list, gone at the next start. */
+  readonly hidden: boolean;
+  /** As in MachineRow, of its source. */
+  readonly baseID: string;
+  readonly parentID: string;
+  /** Of its files; settled once it is ready. */
+  readonly ownBytes: number;
 }
 
 /** How a client names snapshots: by id or alias; without a tag, all of that name. */
@@ -50,6 +59,11 @@ interface Raw {
   languages: string;
   env: string;
   created_at: number;
+  memory: number;
+  hidden: number;
+  base_id: string;
+  parent_id: string;
+  own_bytes: number;
 }
 
 type Value = string | number | null;
@@ -70,10 +84,11 @@ export class SnapshotRows {
   }
 
   /** The intent to take one: written before anything of it exists. */
-  begin(row: Omit<SnapshotRow, 'state'>): void {
+  begin(row: Omit<SnapshotRow, 'state' | 'ownBytes'>): void {
     this.#run(
       `INSERT INTO snapshot (build_id, template_id, state, team_id, alias, tag, source_id, isolation, image, shape,
-         languages, env, created_at) VALUES (?, ?, 'capturing', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+         languages, env, created_at, memory, hidden, base_id, parent_id)
+       VALUES (?, ?, 'capturing', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
       row.buildID,
       row.templateID,
       row.teamID,
@@ -86,6 +101,10 @@ export class SnapshotRows {
       JSON.stringify(row.languages),
       JSON.stringify(row.env),
       row.createdAtMs,
+      row.memory ? 1 : 0,
+      row.hidden ? 1 : 0,
+      row.baseID,
+      row.parentID,
     );
   }
 
@@ -93,7 +112,7 @@ export class SnapshotRows {
    * Its files are there. It takes the id of the team's snapshots of its alias, and the place of the one that has its tag,
    * which is to be deleted from then on. All at once.
    */
-  publish(buildID: string): SnapshotRow {
+  publish(buildID: string, ownBytes: number): SnapshotRow {
     return this.#db.transaction(() => {
       const row = this.get(buildID);
       if (row?.state !== 'capturing') throw new Error(`no snapshot ${buildID} is being taken`);
@@ -108,8 +127,13 @@ export class SnapshotRows {
         templateID,
         tag,
       );
-      this.#run(`UPDATE snapshot SET state = 'ready', template_id = ? WHERE build_id = ?`, templateID, buildID);
-      return { ...row, state: 'ready', templateID };
+      this.#run(
+        `UPDATE snapshot SET state = 'ready', template_id = ?, own_bytes = ? WHERE build_id = ?`,
+        templateID,
+        ownBytes,
+        buildID,
+      );
+      return { ...row, state: 'ready', templateID, ownBytes };
     });
   }
 
@@ -126,14 +150,14 @@ export class SnapshotRows {
   }
 
   count(teamID: string): number {
-    const sql = `SELECT count(*) AS count FROM snapshot WHERE team_id = ? AND state IN ('capturing', 'ready')`;
+    const sql = `SELECT count(*) AS count FROM snapshot WHERE team_id = ? AND hidden = 0 AND state IN ('capturing', 'ready')`;
     return (this.#db.prepare(sql).get(teamID) as { count: number }).count;
   }
 
   /** Those of a team that can be used, by their name; the id of one before the alias of another. */
   find(teamID: string, { name, tag }: SnapshotName): SnapshotRow[] {
     const found = this.#rows(
-      `SELECT * FROM snapshot WHERE team_id = ? AND (template_id = ? OR alias = ?) AND state = 'ready'
+      `SELECT * FROM snapshot WHERE team_id = ? AND (template_id = ? OR alias = ?) AND hidden = 0 AND state = 'ready'
        ORDER BY template_id = ? DESC, created_at DESC, build_id DESC`,
       teamID,
       name,
@@ -154,7 +178,7 @@ export class SnapshotRows {
   }): SnapshotRow[] {
     const { teamID, sourceID, name, limit, after } = query;
     return this.#rows(
-      `SELECT * FROM snapshot WHERE team_id = ? AND state = 'ready'
+      `SELECT * FROM snapshot WHERE team_id = ? AND hidden = 0 AND state = 'ready'
          AND (? IS NULL OR source_id = ?)
          AND (? IS NULL OR template_id = ? OR alias = ?)
          AND (? IS NULL OR tag = ?)
@@ -173,6 +197,11 @@ export class SnapshotRows {
       after?.buildID ?? null,
       limit,
     );
+  }
+
+  /** What verbs of an earlier process made for themselves. */
+  hidden(): SnapshotRow[] {
+    return this.#rows(`SELECT * FROM snapshot WHERE hidden = 1 AND state = 'ready'`);
   }
 
   /** From now on nobody can ask for it; or it came to nothing. */
@@ -207,5 +236,10 @@ function fromRaw(raw: Raw): SnapshotRow {
     languages: JSON.parse(raw.languages),
     env: JSON.parse(raw.env),
     createdAtMs: raw.created_at,
+    memory: raw.memory === 1,
+    hidden: raw.hidden === 1,
+    baseID: raw.base_id,
+    parentID: raw.parent_id,
+    ownBytes: raw.own_bytes,
   };
 }

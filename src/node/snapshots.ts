@@ -1,10 +1,10 @@
 /**
- * Snapshots: what a sandbox has on disk, captured while it goes on, as something to make sandboxes from.
+ * Snapshots: what a sandbox is, captured while it goes on, as something to make sandboxes from.
  *
  *     <folder>/<buildID>/checkpoint/   as its backend published it; what it needs until then is beside it
  *
  * A row is written before its files and outlives them: `capturing` until they are published, `deleting` until they are
- * gone. Sandboxes are full copies and need no file of a snapshot once they are made.
+ * gone. Sandboxes need no file of a snapshot once they are made: what it shares, it shares with its golden checkpoint.
  */
 import { randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, rm, statfs } from 'node:fs/promises';
@@ -14,8 +14,11 @@ import type { ListSnapshotsQuery, ListSnapshotsResult, SnapshotView } from '../c
 import type { Machine } from '../isolation/backend.ts';
 import type { Backends } from '../isolation/backends.ts';
 import type { Log } from '../telemetry/log.ts';
+import type { Captures } from './captures.ts';
 import { newTemplateID } from './identifiers.ts';
+import { bytesOf, type KeptSandboxes, linkCheckpoint } from './kept.ts';
 import { DEFAULT_TAG, type KnownTemplates } from './known-templates.ts';
+import type { Member } from './member.ts';
 import type { ReadyTemplate } from './nursery.ts';
 import type { MachineRow } from './rows.ts';
 import type { SnapshotName, SnapshotRow, SnapshotRows } from './snapshot-rows.ts';
@@ -27,6 +30,10 @@ export interface SnapshotsOptions {
   readonly templates: KnownTemplates;
   /** Exists. */
   readonly folder: string;
+  readonly captures: Captures;
+  readonly kept: KeptSandboxes;
+  /** A snapshot can no longer be asked for. */
+  readonly onDeleted: (buildID: string) => Promise<void>;
   /** Aborts when the node stops. */
   readonly stopping: AbortSignal;
   readonly log: Log;
@@ -52,30 +59,38 @@ export class Snapshots {
     this.#options = options;
   }
 
-  /** Captures `machine`, which nobody parks or wakes meanwhile. */
+  /** Captures what `source` is; nobody parks, wakes, pauses or resumes it meanwhile. */
   async take(
     source: MachineRow,
-    machine: Machine,
-    options: { readonly name?: string; readonly signal?: AbortSignal },
-  ): Promise<SnapshotView> {
-    const { backends, rows, templates, folder, stopping, log } = this.#options;
+    how: {
+      /** What runs; absent, it is paused. */
+      readonly member?: Member | undefined;
+      readonly machine?: Machine | undefined;
+      readonly name?: string;
+      readonly hidden?: boolean;
+      readonly signal?: AbortSignal;
+      readonly onCapture?: (pauseMs: number) => void;
+    },
+  ): Promise<SnapshotRow> {
+    const { rows, templates, folder, captures, stopping, log } = this.#options;
+    const { hidden = false, signal } = how;
     const template = templates.of(source);
-    const backend = backends.all.find(({ name }) => name === source.record?.backend);
-    if (!template || !backend || !source.owner)
-      throw new CoppiceError('host_unfit', `the backend or template of sandbox ${source.id} is not on this host`);
-    if (!backend.capabilities.diskSnapshot || !backend.captureDisk)
+    if (!template || !source.owner)
+      throw new CoppiceError('host_unfit', `the template of sandbox ${source.id} is not on this host`);
+    const backend = captures.backendOf(source);
+    const { diskSnapshot, memoryCheckpoint } = backend.capabilities;
+    if (!diskSnapshot)
       throw new CoppiceError('not_implemented', `snapshot is not implemented for ${backend.kind} sandboxes yet`);
-    // A layer is worth nothing without the very image that it lies on.
-    if (template.buildID !== source.buildID)
-      throw new CoppiceError('conflict', `sandbox ${source.id} was made from an earlier build of its template`);
-    const name = options.name === undefined ? undefined : parseNewName(options.name);
-    if (name && templates.find(name.name))
-      throw new CoppiceError('conflict', `the name '${name.name}' belongs to a template`);
+    const name = how.name === undefined ? undefined : parseNewName(how.name);
     const { teamID } = source.owner;
+    if (name && templates.isTaken(teamID, name.name))
+      throw new CoppiceError('conflict', `the name '${name.name}' belongs to a template`);
     if (rows.count(teamID) >= MOST_PER_TEAM)
       throw new CoppiceError('capacity', `there are ${MOST_PER_TEAM} snapshots already; delete some`);
     await demandRoom(folder);
 
+    const base = await templates.base(source.baseID);
+    const memory = source.kept?.memory ?? memoryCheckpoint;
     const buildID = randomUUID();
     rows.begin({
       buildID,
@@ -84,34 +99,71 @@ export class Snapshots {
       alias: name?.name,
       tag: name?.tag ?? DEFAULT_TAG,
       sourceID: source.id,
-      isolation: template.isolation,
-      image: relativeImage(template.image, folder),
-      shape: template.shape,
-      languages: template.languages,
+      isolation: base.isolation,
+      image: relativeImage(base.image, folder),
+      shape: base.shape,
+      languages: base.languages,
       env: template.env,
       createdAtMs: Date.now(),
+      memory,
+      hidden,
+      baseID: source.baseID,
+      parentID: source.parentID,
     });
-    const { signal } = options;
     const bounds = [stopping, AbortSignal.timeout(CAPTURE_DEADLINE_MS), ...(signal ? [signal] : [])];
     const bounded = AbortSignal.any(bounds);
     let row: SnapshotRow;
     try {
-      const { image, shape } = template;
       await mkdir(join(folder, buildID), { mode: 0o700 });
-      await backend.captureDisk(machine, { image, shape }, this.#checkpointOf(buildID), bounded);
+      const out = this.#checkpointOf(buildID);
+      const ownBytes = how.machine
+        ? await this.#capture(source, how.machine, out, { ...how, memory, signal: bounded })
+        : await this.#copy(source, out);
       await syncFolder(folder);
       bounded.throwIfAborted();
-      row = rows.publish(buildID);
+      row = rows.publish(buildID, ownBytes);
     } catch (error) {
       rows.intendDelete(buildID);
       await this.reconcile();
       if (bounded.aborted) throw new CoppiceError('aborted', 'the snapshot was given up', { cause: error });
       throw error;
     }
-    log.info({ sandboxID: source.id, buildID, snapshotID: idOf(row) }, 'snapshot taken');
+    log.info({ sandboxID: source.id, buildID, snapshotID: idOf(row), hidden }, 'snapshot taken');
     // What had its name before.
     await this.reconcile();
-    return viewOf(row);
+    return row;
+  }
+
+  async #capture(
+    source: MachineRow,
+    machine: Machine,
+    out: string,
+    how: {
+      readonly memory: boolean;
+      readonly member?: Member | undefined;
+      readonly signal: AbortSignal;
+      readonly onCapture?: (pauseMs: number) => void;
+    },
+  ): Promise<number> {
+    const { memory, member, signal, onCapture } = how;
+    const wish = { memory, goesOn: true, signal, ...(member ? { member } : {}) };
+    const { ownBytes, pauseMs } = await this.#options.captures.capture(source, machine, out, wish);
+    onCapture?.(pauseMs);
+    return ownBytes;
+  }
+
+  /** Of a sandbox that is kept on disk: it is a checkpoint already. */
+  async #copy(source: MachineRow, out: string): Promise<number> {
+    if (!source.kept) throw new CoppiceError('unavailable', `sandbox ${source.id} has no machine`);
+    await linkCheckpoint(this.#options.kept.pathOf(source.id, source.kept), out);
+    return bytesOf(out);
+  }
+
+  /** A snapshot of this very sandbox, by one of its names. undefined: there is none. */
+  ofSandbox(teamID: string, sandboxID: string, text: string): SnapshotRow | undefined {
+    const name = parseName(text);
+    const found = name ? this.#options.rows.find(teamID, { tag: DEFAULT_TAG, ...name }) : [];
+    return found.find(({ sourceID }) => sourceID === sandboxID);
   }
 
   /**
@@ -122,13 +174,20 @@ export class Snapshots {
     teamID: string,
     text: string,
   ): Promise<{ readonly template: ReadyTemplate; readonly release: () => void } | undefined> {
-    const { backends, rows, folder } = this.#options;
     const name = parseName(text);
-    const row = name && rows.find(teamID, { tag: DEFAULT_TAG, ...name })[0];
-    if (!row) return undefined;
+    const row = name && this.#options.rows.find(teamID, { tag: DEFAULT_TAG, ...name })[0];
+    return row && this.holdRow(row);
+  }
+
+  /** As `hold`, of one that is known. */
+  async holdRow(row: SnapshotRow): Promise<{ readonly template: ReadyTemplate; readonly release: () => void }> {
+    const { backends, templates, folder } = this.#options;
     const { buildID } = row;
     this.#holds.set(buildID, (this.#holds.get(buildID) ?? 0) + 1);
+    let held = true;
     const release = (): void => {
+      if (!held) return;
+      held = false;
       const left = this.#holds.get(buildID)! - 1;
       if (left > 0) this.#holds.set(buildID, left);
       else {
@@ -137,15 +196,47 @@ export class Snapshots {
       }
     };
     try {
-      const golden = await backends.of(row.isolation).openGolden(this.#checkpointOf(buildID));
-      return { template: { ...templateOf(row, folder), golden }, release };
+      const { checkpoint: base, runtime } = await templates.base(row.baseID);
+      const checkpoint = await backends.of(row.isolation).openCheckpoint(this.#checkpointOf(buildID), { base });
+      const template = { ...templateOf(row, folder), ...(runtime ? { runtime } : {}), checkpoint };
+      return { template, release };
     } catch (error) {
       release();
       throw error;
     }
   }
 
-  list(query: ListSnapshotsQuery): ListSnapshotsResult {
+  /** Where its checkpoint is. */
+  folderOf({ buildID }: SnapshotRow): string {
+    return this.#checkpointOf(buildID);
+  }
+
+  /** One that a verb made for itself is no longer needed. */
+  async drop({ buildID }: SnapshotRow): Promise<void> {
+    this.#options.rows.intendDelete(buildID);
+    await this.reconcile();
+  }
+
+  async view(row: SnapshotRow): Promise<SnapshotView> {
+    const { alias, tag, templateID, buildID, sourceID, isolation, memory, parentID, ownBytes, createdAtMs } = row;
+    const base = await this.#options.templates.base(row.baseID).catch(() => undefined);
+    const files = Object.values(base?.checkpoint.manifest.files ?? {});
+    return {
+      snapshotID: idOf(row),
+      names: alias === undefined ? [] : [`${alias}:${tag}`],
+      templateID,
+      buildID,
+      sourceID,
+      isolation,
+      memory,
+      parentID,
+      ownBytes,
+      sharedBytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
+      createdAtMs,
+    };
+  }
+
+  async list(query: ListSnapshotsQuery): Promise<ListSnapshotsResult> {
     const { name: text, limit, ...rest } = query;
     const name = text === undefined ? undefined : parseName(text);
     if (text !== undefined && !name) return { snapshots: [] };
@@ -153,7 +244,7 @@ export class Snapshots {
     const page = found.slice(0, limit);
     const last = page.at(-1);
     return {
-      snapshots: page.map(viewOf),
+      snapshots: await Promise.all(page.map((row) => this.view(row))),
       ...(last && found.length > limit ? { next: { createdAtMs: last.createdAtMs, buildID: last.buildID } } : {}),
     };
   }
@@ -163,11 +254,16 @@ export class Snapshots {
     const name = parseName(text);
     const found = name ? rows.find(teamID, name) : [];
     if (found.length === 0) {
-      if (templates.find(text)) throw new CoppiceError('not_implemented', 'template delete is not implemented yet');
+      if (templates.find(text))
+        throw new CoppiceError(
+          'forbidden',
+          `template '${text.slice(0, 128)}' comes with Coppice and cannot be deleted`,
+        );
       throw new CoppiceError('template_not_found', `template '${text.slice(0, 128)}' not found`);
     }
     for (const row of found) {
       rows.intendDelete(row.buildID);
+      await this.#options.onDeleted(row.buildID);
       log.info({ buildID: row.buildID, snapshotID: idOf(row) }, 'snapshot deleted');
     }
     await this.reconcile();
@@ -176,7 +272,7 @@ export class Snapshots {
   /** What an earlier process was writing, and what nothing accounts for, goes. */
   async atStart(): Promise<void> {
     const { rows, folder, log } = this.#options;
-    for (const { buildID } of rows.inState('capturing')) rows.intendDelete(buildID);
+    for (const { buildID } of [...rows.inState('capturing'), ...rows.hidden()]) rows.intendDelete(buildID);
     await this.reconcile();
     for (const name of await this.strays()) {
       await rm(join(folder, name), { recursive: true, force: true });
@@ -245,19 +341,6 @@ function idOf({ templateID, alias, tag }: SnapshotRow): string {
   return `${alias ?? templateID}:${tag}`;
 }
 
-function viewOf(row: SnapshotRow): SnapshotView {
-  const { alias, tag, templateID, buildID, sourceID, isolation, createdAtMs } = row;
-  return {
-    snapshotID: idOf(row),
-    names: alias === undefined ? [] : [`${alias}:${tag}`],
-    templateID,
-    buildID,
-    sourceID,
-    isolation,
-    createdAtMs,
-  };
-}
-
 async function syncFolder(folder: string): Promise<void> {
   const handle = await open(folder, 'r');
   try {
@@ -270,5 +353,8 @@ async function syncFolder(folder: string): Promise<void> {
 async function demandRoom(folder: string): Promise<void> {
   const { bavail, bsize } = await statfs(folder);
   if (bavail * bsize < LEAST_FREE_BYTES)
-    throw new CoppiceError('capacity', 'the disk of this host has no room for a snapshot');
+    throw new CoppiceError(
+      'capacity',
+      'the disk of this host has no room for a snapshot: delete some, or paused sandboxes',
+    );
 }

@@ -3,29 +3,28 @@
  * the catalogue. A build that is there and still fits this host is not made again.
  */
 import { randomUUID } from 'node:crypto';
-import { lstat, mkdir, rm } from 'node:fs/promises';
+import { lstat, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { AgentClient } from '../channel/agent.ts';
-import { connectAgent } from '../channel/client.ts';
 import { isCoppiceError } from '../contract/errors.ts';
-import type { GoldenCheckpoint, Machine, MachineImage } from '../isolation/backend.ts';
+import type { Checkpoint, MachineImage, MachineSpec } from '../isolation/backend.ts';
 import type { Backends } from '../isolation/backends.ts';
 import type { Log } from '../telemetry/log.ts';
 import { sweepArtifacts } from '../templates/artifact-store.ts';
 import { type Catalogue, openCatalogue, type ResolvedTemplate } from '../templates/catalogue.ts';
 import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
 import { buildImage } from '../templates/image.ts';
+import { captureGolden } from './golden.ts';
 import { newMachineID } from './identifiers.ts';
 import type { ReadyTemplate } from './nursery.ts';
-import { warmUp } from './warm-up.ts';
+import { DEFAULT_RUNTIME } from './runtime.ts';
 
 export interface TemplateBuildsOptions {
   readonly backends: Backends;
   readonly imagesFolder: string;
   readonly templatesFolder: string;
   readonly machinesFolder: string;
-  /** Image files that something besides the catalogue's builds is made of: snapshots. */
-  readonly imagesInUse?: () => Iterable<string>;
+  /** What sandboxes and snapshots are made of: builds that stay though no tag means them, image files. */
+  readonly inUse?: () => { readonly builds: ReadonlySet<string>; readonly images: Iterable<string> };
   /** First uid of the machine that a golden boot is, when this process is root. */
   readonly uid: number | undefined;
   readonly log: Log;
@@ -38,9 +37,6 @@ export interface BuildNews {
   readonly etaSeconds?: number;
 }
 
-/** From the first byte that the kernel runs to an agent that answers, at most; a slow host's probe lengthens it. */
-const BOOT_DEADLINE_MS = 120_000;
-const WARM_DEADLINE_MS = 180_000;
 /** Part of a step: less than a second of the longest. */
 const WORTH_TELLING = 0.004;
 /** What a boot and its warm-up take under emulation, for the estimate on the screen. Seconds. */
@@ -66,12 +62,19 @@ export class TemplateBuilds {
       if (!backends.has(isolation)) continue;
       const backend = backends.of(isolation);
       try {
-        found.push(readyFrom(entry, await backend.openGolden(entry.goldenFolder)));
+        found.push(readyFrom(entry, await backend.openCheckpoint(entry.goldenFolder)));
       } catch (error) {
         this.#options.log.error({ error, template: name }, 'a template cannot be used');
       }
     }
     return found;
+  }
+
+  /** A build that is on disk, by its id, ready to clone from. undefined: there is none. Throws when it cannot be restored. */
+  async find(buildID: string, backends: Backends = this.#options.backends): Promise<ReadyTemplate | undefined> {
+    const entry = (await this.#catalogue()).findBuild(buildID);
+    if (!entry || !backends.has(entry.template.isolation)) return undefined;
+    return readyFrom(entry, await backends.of(entry.template.isolation).openCheckpoint(entry.goldenFolder));
   }
 
   #catalogue(): Promise<Catalogue> {
@@ -127,7 +130,8 @@ export class TemplateBuilds {
     }
     onProgress({ label: `template ${name} is ready`, done: true });
     log.info({ template: name, buildID: pending.buildID }, 'template built');
-    for (const stale of await catalogue.staleBuilds()) await catalogue.removeBuild(stale);
+    const inUse = this.#options.inUse?.().builds ?? new Set();
+    for (const stale of await catalogue.staleBuilds(inUse)) await catalogue.removeBuild(stale);
     return built;
   }
 
@@ -136,9 +140,12 @@ export class TemplateBuilds {
    * A folder of images that is a link belongs to another home, which knows what else is made of them.
    */
   async sweep(): Promise<void> {
-    const { imagesFolder, imagesInUse = () => [] } = this.#options;
+    const { imagesFolder, inUse } = this.#options;
     if ((await lstat(imagesFolder)).isSymbolicLink()) return;
-    await sweepArtifacts(imagesFolder, new Set([...(await this.#catalogue()).imageFiles(), ...imagesInUse()]));
+    await sweepArtifacts(
+      imagesFolder,
+      new Set([...(await this.#catalogue()).imageFiles(), ...(inUse?.().images ?? [])]),
+    );
   }
 
   /** Made from this very image, and restorable by this host's VMM. */
@@ -147,7 +154,7 @@ export class TemplateBuilds {
     if (build.image.hash !== image.hash || JSON.stringify(build.shape) !== JSON.stringify(definition.shape))
       return false;
     try {
-      await this.#options.backends.of(definition.isolation).openGolden(entry.goldenFolder);
+      await this.#options.backends.of(definition.isolation).openCheckpoint(entry.goldenFolder);
       return true;
     } catch (error) {
       if (!isCoppiceError(error)) throw error;
@@ -162,46 +169,25 @@ export class TemplateBuilds {
     out: string,
     signal: AbortSignal,
     onStage: (stage: string) => void,
-  ): Promise<GoldenCheckpoint> {
+  ): Promise<Checkpoint> {
     const { backends, machinesFolder, uid, log } = this.#options;
-    const backend = backends.of(definition.isolation);
     const id = `golden${randomUUID().replaceAll('-', '').slice(0, 12)}`;
     const folder = join(machinesFolder, id);
     await mkdir(folder, { recursive: true, mode: 0o700 });
-    let agent: AgentClient | undefined;
-    try {
-      return await backend.makeGolden(
-        image,
-        {
-          id,
-          folder,
-          shape: definition.shape,
-          names: { hostname: 'coppice', machineID: newMachineID() },
-          ...(uid === undefined ? {} : { uid }),
-        },
-        out,
-        async (machine, bootSignal) => {
-          // The session stays open through the capture: a clone then finds its port as it was, host connected.
-          agent = await firstSession(machine, log, AbortSignal.any([signal, bootSignal]));
-          onStage('warming it up');
-          await warmUp(
-            agent,
-            definition,
-            log,
-            AbortSignal.any([signal, bootSignal, AbortSignal.timeout(WARM_DEADLINE_MS)]),
-          );
-          onStage('capturing');
-        },
-        { signal, onProgress: onStage },
-      );
-    } finally {
-      agent?.close();
-      await rm(folder, { recursive: true, force: true });
-    }
+    const spec: MachineSpec = {
+      id,
+      folder,
+      shape: definition.shape,
+      names: { hostname: 'coppice', machineID: newMachineID() },
+      ...(uid === undefined ? {} : { uid }),
+    };
+    const { languages } = definition;
+    const subject = { templateID: templateIDOf(definition.name), languages, runtime: DEFAULT_RUNTIME };
+    return captureGolden(backends.of(definition.isolation), image, spec, out, subject, { signal, log, onStage });
   }
 }
 
-function readyFrom({ template, build }: ResolvedTemplate, golden: GoldenCheckpoint): ReadyTemplate {
+function readyFrom({ template, build }: ResolvedTemplate, checkpoint: Checkpoint): ReadyTemplate {
   return {
     templateID: template.templateID,
     buildID: build.buildID,
@@ -213,12 +199,8 @@ function readyFrom({ template, build }: ResolvedTemplate, golden: GoldenCheckpoi
     languages: build.languages,
     env: {},
     image: build.image,
-    golden,
+    checkpoint,
+    baseID: build.buildID,
     createdAtMs: build.createdAtMs,
   };
-}
-
-async function firstSession(machine: Machine, log: Log, signal: AbortSignal): Promise<AgentClient> {
-  const stream = await machine.openChannel(signal);
-  return connectAgent(stream, { log, signal, deadlineMs: BOOT_DEADLINE_MS });
 }

@@ -6,11 +6,13 @@ import type { Node } from './node.ts';
 import { createTrafficServer, type TrafficServer, type TrafficTarget } from './traffic/server.ts';
 
 export function createTraffic(node: Node, log: Log): TrafficServer {
+  const { uploads } = node;
   return createTrafficServer({
     lookup: (sandboxID) => {
       const member = node.member(sandboxID);
       return member && targetOf(member);
     },
+    wake: (sandboxID, knock) => node.wake(sandboxID, knock)?.then((member) => member && targetOf(member)),
     findBySignature: (url) => {
       for (const member of node.members()) {
         const verdict = matchesSignature(member, url);
@@ -18,6 +20,7 @@ export function createTraffic(node: Node, log: Log): TrafficServer {
       }
       return undefined;
     },
+    ...(uploads ? { receive: (what, req, res) => uploads.receive(what, req, res) } : {}),
     log,
   });
 }

@@ -54,6 +54,7 @@ export class Views {
       startedAtMs: owner.startedAtMs,
       endAtMs: owner.endAtMs,
       onTimeout: owner.onTimeout,
+      autoResume: owner.autoResume,
       ...shape,
       envdVersion: ENVD_VERSION,
       ...(token === undefined ? {} : { envdAccessToken: token }),

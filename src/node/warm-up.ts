@@ -11,14 +11,17 @@ import type { Identity } from '../channel/protocol.ts';
 import { CoppiceError } from '../contract/errors.ts';
 import { prestartInterpreter } from '../envd/interpreter/index.ts';
 import type { Log } from '../telemetry/log.ts';
-import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
 import { newEntropy, newMachineID, newSandboxID } from './identifiers.ts';
+import type { Runtime } from './runtime.ts';
 
 /** Rounds of what lies on the path of every create; the guest's runtime compiles a function after some dozens of calls. */
 const IDENTITY_ROUNDS = 60;
 const ROUNDS_AFTER_COLLECTION = 20;
 const SPAWN_ROUNDS = 15;
 const FILE_ROUNDS = 20;
+const CAPTURE_ROUNDS = 10;
+const HOOKS_MS = 2_000;
+const SYNC_MS = 30_000;
 
 /** As long as a sandbox's id. */
 const NAME = 'coppice-golden-master';
@@ -26,21 +29,29 @@ const NAME = 'coppice-golden-master';
 const SETTLE_MS = 2_000;
 
 const COMMAND = 'echo warm; ls -l /home/user >/dev/null; id >/dev/null; cat /etc/hostname >/dev/null; true | cat';
-const SCRATCH = '/home/user/.coppice-warm-up';
+const SCRATCH = '/tmp/.coppice-warm-up';
+/** For root filesystems that have no shell. */
+const BUSYBOX = '/run/coppice/drive/bin/busybox';
 /** A port that nothing listens on. */
 const CLOSED_PORT = 1;
 /** Documentation addresses (RFC 5737): a clone's own replace them before it is anybody's. */
 const NETWORK = { address: '192.0.2.2', prefix: 32, gateway: '169.254.1.1' } as const;
 
+/** What is known of the template that is warmed. */
+export interface WarmUpSubject {
+  readonly templateID: string;
+  readonly languages: readonly string[];
+  readonly runtime: Runtime;
+}
+
 export async function warmUp(
   agent: AgentClient,
-  definition: TemplateDefinition,
+  { templateID, languages, runtime }: WarmUpSubject,
   log: Log,
   signal: AbortSignal,
 ): Promise<void> {
-  const templateID = templateIDOf(definition.name);
-  for (const language of definition.languages) await prestartInterpreter(agent, language, { log, signal });
-  for (let round = 0; round < SPAWN_ROUNDS; round++) await runToEnd(agent, COMMAND, signal);
+  for (const language of languages) await prestartInterpreter(agent, language, { log, signal });
+  for (let round = 0; round < SPAWN_ROUNDS; round++) await runToEnd(agent, COMMAND, runtime, signal);
   for (let round = 0; round < FILE_ROUNDS; round++) await touchFiles(agent);
   await agent.remove(SCRATCH);
   await agent.dial(CLOSED_PORT, signal).then(
@@ -52,10 +63,16 @@ export async function warmUp(
   await agent.metrics(signal);
   await agent.processes({ services: true });
   for (let round = 0; round < IDENTITY_ROUNDS; round++) await becomeAndClaim(agent, templateID, signal);
+  for (let round = 0; round < CAPTURE_ROUNDS; round++) await captureAndRestore(agent, templateID, signal);
   await agent.quiesce(signal);
   await sleep(SETTLE_MS, undefined, { signal });
   // Again, for the collection of garbage has also forgotten what was known of objects that were garbage.
   for (let round = 0; round < ROUNDS_AFTER_COLLECTION; round++) await becomeAndClaim(agent, templateID, signal);
+  await becomeNobody(agent, templateID, signal);
+}
+
+/** The last before a golden checkpoint. */
+export async function becomeNobody(agent: AgentClient, templateID: string, signal: AbortSignal): Promise<void> {
   await agent.identity({ ...somebody(templateID), hostname: NAME, network: NETWORK, env: {} }, signal);
   await agent.ping(signal);
   await sleep(SETTLE_MS, undefined, { signal });
@@ -69,6 +86,17 @@ async function becomeAndClaim(agent: AgentClient, templateID: string, signal: Ab
   await agent.identity({ env: identity.env ?? {} }, signal);
   await agent.identity({ env: identity.env ?? {}, clockMs: Date.now() }, signal);
   await agent.ping(signal);
+}
+
+/** What is asked of a sandbox at a capture, and after a restore. */
+async function captureAndRestore(agent: AgentClient, templateID: string, signal: AbortSignal): Promise<void> {
+  await agent.hooks('before-pause', { timeoutMs: HOOKS_MS, signal });
+  await agent.sync({ timeoutMs: SYNC_MS, signal });
+  const { generation, entropy, network, env } = somebody(templateID);
+  await agent.identity({ generation, entropy, network, env, cutConnections: true } as Identity, signal);
+  await agent.identity({ clockMs: Date.now() }, signal);
+  await agent.hooks('after-resume', { timeoutMs: HOOKS_MS, signal });
+  await agent.hooks('hand-out', { timeoutMs: HOOKS_MS, signal });
 }
 
 /**
@@ -89,8 +117,14 @@ function somebody(templateID: string): Identity {
   };
 }
 
-async function runToEnd(agent: AgentClient, command: string, signal: AbortSignal): Promise<void> {
-  const child = await agent.spawn({ cmd: '/bin/bash', args: ['-l', '-c', command], stdin: false }, signal);
+async function runToEnd(
+  agent: AgentClient,
+  command: string,
+  { shell, user }: Runtime,
+  signal: AbortSignal,
+): Promise<void> {
+  const how = shell ? { cmd: shell, args: ['-l', '-c', command] } : { cmd: BUSYBOX, args: ['sh', '-c', command] };
+  const child = await agent.spawn({ ...how, user, stdin: false }, signal);
   for await (const output of child.output) {
     if (output.type === 'exit' && output.exitCode !== 0) {
       throw new CoppiceError('start_failed', `the template's warm-up failed with ${output.exitCode}: ${command}`);
@@ -99,8 +133,8 @@ async function runToEnd(agent: AgentClient, command: string, signal: AbortSignal
 }
 
 /** The first command that an agent runs takes it longer than the next; a pool entry has that behind it. */
-export async function rehearseCommand(agent: AgentClient, signal: AbortSignal): Promise<void> {
-  await runToEnd(agent, 'true', signal);
+export async function rehearseCommand(agent: AgentClient, runtime: Runtime, signal: AbortSignal): Promise<void> {
+  await runToEnd(agent, 'true', runtime, signal);
 }
 
 async function touchFiles(agent: AgentClient): Promise<void> {

@@ -11,16 +11,28 @@ export interface Home {
   readonly instance: string;
   readonly controlDatabase: string;
   readonly nodeDatabase: string;
+  /** What happened to sandboxes, for their owners. */
+  readonly journalDatabase: string;
   /** 32 random bytes, mode 0600: sandbox access tokens are derived from it and stored nowhere. */
   readonly seedFile: string;
   readonly images: string;
   readonly templates: string;
+  /** One folder a build of a template that a team has made, named by the node's rows. */
+  readonly builds: string;
+  /** What steps of builds gave, for the next one that begins alike. */
+  readonly steps: string;
+  /** Archives that builds copy from. */
+  readonly uploads: string;
   readonly machines: string;
   /** One folder a snapshot of a sandbox, named by the node's rows. */
   readonly snapshots: string;
+  /** One folder a paused sandbox that no machine holds. */
+  readonly paused: string;
   /** Disk of the jails, and where what they share is mounted. */
   readonly jails: string;
   readonly network: string;
+  /** Certificates of domain mode; clients read the CA's, and only the owner the keys. */
+  readonly tls: string;
   readonly probeFile: string;
   readonly logs: string;
   readonly run: string;
@@ -54,13 +66,19 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     instance: createHash('sha256').update(folder).digest('hex').slice(0, 8),
     controlDatabase: at('control', 'control.db'),
     nodeDatabase: at('node', 'node.db'),
+    journalDatabase: at('node', 'journal.db'),
     seedFile: at('node', 'seed'),
     images: at('images'),
     templates: at('templates'),
+    builds: at('builds'),
+    steps: at('steps'),
+    uploads: at('uploads'),
     machines: at('machines'),
     snapshots: at('snapshots'),
+    paused: at('paused'),
     jails: at('jails'),
     network: at('network'),
+    tls: at('tls'),
     probeFile: at('node', 'probe.json'),
     logs: at('logs'),
     run: at('run'),
@@ -76,8 +94,12 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     ['node', 0o700],
     ['images', 0o755],
     ['templates', 0o755],
+    ['builds', 0o755],
+    ['steps', 0o700],
+    ['uploads', 0o700],
     ['machines', 0o711],
     ['snapshots', 0o700],
+    ['paused', 0o700],
     ['jails', 0o711],
     ['network', 0o700],
     ['logs', 0o700],

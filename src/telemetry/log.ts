@@ -13,6 +13,7 @@ const SECRET_FIELDS = [
   'apiKey',
   'token',
   'accessToken',
+  'adminToken',
   'envdAccessToken',
   'envVars',
   'entropy',

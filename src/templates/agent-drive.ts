@@ -1,11 +1,11 @@
 /**
  * The read-only drive that every sandbox gets: Node with its own loader and libraries, the agent with its types stripped,
- * the interpreter's Python program, koffi, and a static busybox. The root filesystem of a sandbox needs none of these.
+ * the interpreter's programs, koffi, and a static busybox. The root filesystem of a sandbox needs none of these.
  *
- *     bin/node bin/busybox bin/pid1
+ *     bin/node bin/busybox bin/pid1 bin/sandbox-node
  *     lib/ld.so lib/*.so*                 loader and libraries of Node and koffi
  *     app/package.json                    {"type":"module"}
- *     app/guest/agent/*.js app/guest/interpreter/*.py app/src/channel/protocol.js
+ *     app/guest/agent/*.js app/guest/interpreter/** app/src/channel/protocol.js
  *     app/node_modules/koffi, app/node_modules/@koromix/koffi-linux-<arch>
  */
 import { createHash } from 'node:crypto';
@@ -21,6 +21,8 @@ import { run } from './run.ts';
 /** The checkout that this file belongs to. */
 const PROJECT = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 const LABEL = 'coppice-agent';
+/** Scripts of guest/ that are started by their path. */
+const COMMANDS = ['pid1', 'sandbox-node'] as const;
 
 export interface AgentDriveFiles {
   /** Path on the drive -> bytes. */
@@ -39,7 +41,7 @@ export async function collectAgentDrive(
   const node = await realpath(options.node ?? process.execPath);
   const texts = new Map<string, Buffer>();
   texts.set('app/package.json', Buffer.from('{"type":"module"}\n'));
-  texts.set('bin/pid1', await readFile(join(project, 'guest', 'pid1')));
+  for (const name of COMMANDS) texts.set(`bin/${name}`, await readFile(join(project, 'guest', name)));
   await collectSources(project, 'guest/agent', texts);
   await collectSources(project, 'guest/interpreter', texts);
   texts.set('app/src/channel/protocol.js', await stripFile(join(project, 'src', 'channel', 'protocol.ts')));
@@ -95,7 +97,7 @@ export async function writeAgentDrive(
       filter: (from) => wantedOfTree(source, from),
     });
   }
-  await chmod(join(root, 'bin/pid1'), 0o755);
+  for (const name of COMMANDS) await chmod(join(root, 'bin', name), 0o755);
   await settle(root);
   await makeExt4(root, image, { label: LABEL, signal, reproducible: true });
 }
@@ -163,7 +165,7 @@ async function collectSources(project: string, folder: string, texts: Map<string
     const path = join(project, folder, name);
     if (name.endsWith('.ts') && !name.endsWith('.d.ts'))
       texts.set(`app/${folder}/${name.slice(0, -'.ts'.length)}.js`, await stripFile(path));
-    else if (/\.(py|js|json)$/.test(name)) texts.set(`app/${folder}/${name}`, await readFile(path));
+    else if (/\.(py|js|json|bash|R|java)$/.test(name)) texts.set(`app/${folder}/${name}`, await readFile(path));
   }
 }
 

@@ -69,6 +69,8 @@ export interface Catalogue {
   list(): readonly ResolvedTemplate[];
   /** Template id, name or alias, with or without `:tag`; a UUID in the place of the tag is a build id. */
   resolve(text: string): ResolvedTemplate | undefined;
+  /** A build that is on disk, whether or not a tag means it. */
+  findBuild(buildID: string): ResolvedTemplate | undefined;
   /** Makes the folder for a new build of the definition's template. It is nobody's garbage until this process ends. */
   begin(definition: TemplateDefinition): Promise<PendingBuild>;
   /**
@@ -146,6 +148,11 @@ export async function openCatalogue(
       const template = find(name);
       if (template === undefined || rest.length > 0) return undefined;
       return resolved(template, UUID.test(tag) ? tag : own(template.tags, tag));
+    },
+
+    findBuild: (buildID) => {
+      const template = templates.get(builds.get(buildID)?.templateID ?? '');
+      return template && resolved(template, buildID);
     },
 
     begin: async (definition) => {

@@ -18,7 +18,7 @@ export interface TemplateDefinition {
    * otherwise fill itself.
    */
   readonly prepare: readonly string[];
-  /** Languages of the code interpreter that its sandboxes can run; `python` is started before the golden checkpoint. */
+  /** Languages of the code interpreter that its sandboxes can run; envd/interpreter/kernels.ts knows which start ahead. */
   readonly languages: readonly string[];
   readonly shape: MachineShape;
 }
@@ -65,6 +65,8 @@ export const CODE_INTERPRETER: TemplateDefinition = {
   suite: 'bookworm',
   packages: [
     ...BASE_PACKAGES,
+    // Java, with JShell.
+    'default-jdk-headless',
     'nodejs',
     'python3-ipython',
     'python3-matplotlib',
@@ -73,10 +75,11 @@ export const CODE_INTERPRETER: TemplateDefinition = {
     'python3-pil',
     'python3-pip',
     'python3-requests',
+    'r-base-core',
   ],
   // The font list takes a guest many seconds to make.
   prepare: ['MPLBACKEND=Agg python3 -c "import matplotlib.font_manager, matplotlib.pyplot, IPython, pandas"'],
-  languages: ['python'],
+  languages: ['python', 'javascript', 'typescript', 'bash', 'r', 'java'],
   shape: SHAPE,
 };
 

@@ -4,11 +4,12 @@
  */
 import { createHash } from 'node:crypto';
 import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { CoppiceError } from '../contract/errors.ts';
 import type { MachineImage } from '../isolation/backend.ts';
 import { type AgentDriveFiles, collectAgentDrive, hashAgentDrive, writeAgentDrive } from './agent-drive.ts';
-import { type Artifact, artifactKey, obtainArtifact, sweepWork } from './artifact-store.ts';
+import { type Artifact, artifactKey, obtainArtifact, openArtifact, sweepWork } from './artifact-store.ts';
 import { unpackDeb } from './debs.ts';
 import type { TemplateDefinition } from './definitions.ts';
 import { GUEST_MODULES, makeInitrd, OPTIONAL_MODULES } from './initrd.ts';
@@ -87,16 +88,36 @@ export async function buildImage(definition: TemplateDefinition, options: BuildI
   const [rootfs, machine] = await settle(guarded(buildRootfs), guarded(buildMachine));
   throwIfAborted(options.signal);
   const { kernel, initrd, drive } = machine;
-  const parts = [kernel, initrd, rootfs, drive];
   return {
-    hash: createHash('sha256')
-      .update(parts.map(({ manifest }) => manifest.content).join('\n'))
-      .digest('hex'),
+    hash: hashOf([kernel, initrd, rootfs, drive]),
     kernel: join(kernel.folder, 'vmlinuz'),
     initrd: join(initrd.folder, 'initrd.img'),
     rootfs: join(rootfs.folder, 'rootfs.ext4'),
     agentDrive: join(drive.folder, 'agent.ext4'),
   };
+}
+
+/** The image of the same kernel, initrd and agent drive with another root filesystem, whose artifact is in a folder. */
+export async function imageWith(
+  rootfsFolder: string,
+  { kernel, initrd, agentDrive }: MachineImage,
+): Promise<MachineImage> {
+  const folders = [dirname(kernel), dirname(initrd), rootfsFolder, dirname(agentDrive)];
+  const parts = await Promise.all(
+    folders.map(async (folder) => {
+      const artifact = await openArtifact(folder);
+      if (artifact === undefined) throw new CoppiceError('host_unfit', `${folder} is not whole`);
+      return artifact;
+    }),
+  );
+  return { hash: hashOf(parts), kernel, initrd, rootfs: join(rootfsFolder, 'rootfs.ext4'), agentDrive };
+}
+
+/** In the order of kernel, initrd, root filesystem, agent drive. */
+function hashOf(parts: readonly Artifact[]): string {
+  return createHash('sha256')
+    .update(parts.map(({ manifest }) => manifest.content).join('\n'))
+    .digest('hex');
 }
 
 /** Waits for both whatever happens, so that no work goes on behind a failure; throws the failure that came first. */

@@ -14,6 +14,8 @@ export interface HostPackage {
   readonly rootlessBuild?: boolean;
   /** Needed only where the node runs as root. */
   readonly rootOnly?: boolean;
+  /** Needed only where Coppice makes its own certificate. */
+  readonly ownCertificate?: boolean;
 }
 
 export const HOST_PACKAGES: readonly HostPackage[] = [
@@ -37,18 +39,22 @@ export const HOST_PACKAGES: readonly HostPackage[] = [
     why: 'builds root filesystems without root',
     rootlessBuild: true,
   },
+  { name: 'openssl', tools: ['openssl'], why: 'makes the certificate of a domain', ownCertificate: true },
 ];
 
 /**
  * Names of the Debian packages whose tools are not on this host, in a stable order. Looks at the PATH only.
- * `rootlessBuild`: also what building a root filesystem without root wants.
+ * `rootlessBuild`: also what building a root filesystem without root wants; `ownCertificate`: what domain mode wants.
  */
-export async function missingPackages(options: { readonly rootlessBuild?: boolean } = {}): Promise<string[]> {
+export async function missingPackages(
+  options: { readonly rootlessBuild?: boolean; readonly ownCertificate?: boolean } = {},
+): Promise<string[]> {
   const isRoot = process.getuid?.() === 0;
   const folders = [...new Set((toolEnvironment().PATH ?? '').split(':').filter(Boolean))];
   const missing: string[] = [];
   for (const entry of HOST_PACKAGES) {
     if (entry.rootlessBuild ? isRoot || !options.rootlessBuild : !isRoot && entry.rootOnly) continue;
+    if (entry.ownCertificate && !options.ownCertificate) continue;
     const found = await Promise.all(entry.tools.map((tool) => onPath(tool, folders)));
     if (found.includes(false)) missing.push(entry.name);
   }

@@ -14,7 +14,7 @@ import { installPackages, missingPackages } from './packages.ts';
 import { run } from './run.ts';
 
 /** Changes when the same definition would give another filesystem. */
-export const ROOTFS_FORMAT = 1;
+export const ROOTFS_FORMAT = 2;
 const LABEL = 'coppice-root';
 const CUSTOMIZE = fileURLToPath(new URL('customize.sh', import.meta.url));
 
@@ -61,6 +61,8 @@ export async function writeRootfs(
     ...(await hostAptOptions(signal)).map((option) => `--aptopt=${option}`),
     '--aptopt=Acquire::Languages "none";',
     '--aptopt=Acquire::Retries "3";',
+    // Java's packages fail without it.
+    '--essential-hook=mkdir -p "$1/usr/share/man/man1"',
     `--customize-hook=${customize}`,
   ];
   // `-`: the sources come on stdin. Without any, mmdebstrap takes Debian's own mirror.

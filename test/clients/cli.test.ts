@@ -54,6 +54,22 @@ test('keys: made, listed without their secret, revoked, and then refused', async
   assert.equal(await list(), 401);
 });
 
+test("the operator's token asks about the node and speaks for a team made while the service runs", async () => {
+  const { adminToken } = (await json('key', 'admin')) as { adminToken: string };
+  const { teamID } = (await json('team', 'create', 'research')) as { teamID: string };
+  const ask = async (path: string, headers: Record<string, string> = {}): Promise<Response> =>
+    fetch(`${service.url}${path}`, { headers: { 'X-Admin-Token': adminToken, ...headers } });
+  const [node] = (await (await ask('/nodes')).json()) as { status: string; metrics: { disks: unknown[] } }[];
+  assert.deepEqual([node!.status, node!.metrics.disks.length], ['ready', 1]);
+  assert.deepEqual(await (await ask('/v2/sandboxes', { 'X-Team-ID': teamID })).json(), []);
+  const { token } = (await json('token', 'create', 'laptop', '--team', 'research')) as { token: string };
+  const teams = await fetch(`${service.url}/teams`, { headers: { Authorization: `Bearer ${token}` } });
+  const [team] = (await teams.json()) as { teamID: string; apiKey: string }[];
+  assert.equal(team!.teamID, teamID);
+  const { status } = await fetch(`${service.url}/v2/sandboxes`, { headers: { 'X-API-Key': team!.apiKey } });
+  assert.equal(status, 200);
+});
+
 test('templates and the doctor speak JSON', async () => {
   const templates = (await json('template', 'list')) as { template: { name: string } }[];
   assert.deepEqual(

@@ -2,20 +2,24 @@
  * An isolation backend and a network whose host is this object: machines outlive the Node that made them, as real ones
  * do, so that a test can drop a Node (kill -9) and begin another on the same rows.
  */
+import { existsSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Identity } from '../../src/channel/protocol.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
-import type {
-  BackendCapabilities,
-  GoldenCheckpoint,
-  GoldenManifest,
-  Isolation,
-  IsolationBackend,
-  Machine,
-  MachineImage,
-  MachineRecord,
-  MachineSpec,
+import {
+  type BackendCapabilities,
+  type Checkpoint,
+  type CheckpointManifest,
+  contentOf,
+  type Isolation,
+  type IsolationBackend,
+  type Machine,
+  type MachineImage,
+  type MachineRecord,
+  type MachineRoom,
+  type MachineShape,
+  type MachineSpec,
 } from '../../src/isolation/backend.ts';
 import { Backends } from '../../src/isolation/backends.ts';
 import type { Attachment, EgressPolicy, NetworkFabric } from '../../src/network/fabric.ts';
@@ -29,14 +33,23 @@ interface FakeMachine {
   readonly die: (reason: string) => void;
   readonly exited: Promise<{ reason: string }>;
   parked: boolean;
+  /** As the host sees it. */
+  cpuSeconds: number;
+  room: MachineRoom;
   /** What it has written, and what it was cloned with. */
   readonly disk: string[];
+  /** What it has in memory; gone with the machine unless it was captured. */
+  readonly memory: string[];
+  /** The checkpoint it lies on. */
+  readonly base: string;
 }
 
-type Step = 'clone' | 'attach' | 'setPolicy' | 'channel' | 'park' | 'unpark' | 'capture';
+type Step = 'clone' | 'prepare' | 'attach' | 'setPolicy' | 'channel' | 'park' | 'unpark' | 'capture';
 
 export class FakeHost {
   readonly machines = new Map<string, FakeMachine>();
+  /** Machines that ended with the host: what they had on disk is there. */
+  readonly lost = new Map<string, FakeMachine>();
   readonly attachments = new Map<string, Attachment & { policy: EgressPolicy }>();
   clones = 0;
   /** Thrown by the next steps of these names, once each. */
@@ -90,8 +103,8 @@ export class FakeHost {
   /** A microVM backend and a jail backend, on the same host. */
   readonly microvm = this.#backend('fake', 'microvm', {
     memoryCheckpoint: true,
-    diskSnapshot: false,
-    pause: false,
+    diskSnapshot: true,
+    lastingPark: false,
     ownKernel: true,
     bornItself: false,
     agentOnDemand: false,
@@ -102,7 +115,7 @@ export class FakeHost {
   readonly jail = this.#backend('fake-jail', 'jail', {
     memoryCheckpoint: false,
     diskSnapshot: true,
-    pause: true,
+    lastingPark: true,
     ownKernel: false,
     bornItself: true,
     agentOnDemand: true,
@@ -119,58 +132,134 @@ export class FakeHost {
       capabilities,
       probe: async () => ({ usable: true, accelerator: name, version: '1', notices: [] }),
       makeGolden: () => Promise.reject(new Error('not in this fake')),
-      openGolden: readCheckpoint,
-      clone: async (golden: GoldenCheckpoint, image: MachineImage, spec: MachineSpec) => {
+      openCheckpoint: readCheckpoint,
+      clone: async (checkpoint, image, spec) => {
         await this.#pass('clone');
-        if (golden.manifest.imageHash !== image.hash) throw new CoppiceError('checkpoint_corrupt', 'of another image');
-        const { promise: exited, resolve } = Promise.withResolvers<{ reason: string }>();
-        this.clones++;
-        const machine: FakeMachine = {
-          spec,
-          record: { backend: name, id: spec.id, folder: spec.folder, pid: 1, pidStartTime: '1' },
-          identities: [],
-          exited,
-          die: (reason) => {
-            this.machines.delete(spec.id);
-            resolve({ reason });
-          },
-          parked: false,
-          disk: [],
-        };
-        const process = this.#process;
-        machine.disk.push(...(await readDisk(golden)));
-        await mkdir(spec.folder, { recursive: true });
-        if (process !== this.#process) return await new Promise<never>(() => {});
-        this.machines.set(spec.id, machine);
-        return this.#handle(machine);
+        return this.#raise(name, checkpoint, image, spec);
       },
-      ...(capabilities.diskSnapshot
-        ? {
-            captureDisk: async (handle, { image, shape }, out, signal) => {
-              const machine = this.machines.get(handle.id);
-              if (!machine) throw new CoppiceError('unavailable', `machine ${handle.id} is gone`);
-              const manifest = { ...MANIFEST, backend: name, imageHash: image.hash, shape };
-              await mkdir(`${out}.new`);
-              await writeFile(join(`${out}.new`, 'disk.json'), JSON.stringify(machine.disk));
-              await writeFile(join(`${out}.new`, 'manifest.json'), JSON.stringify(manifest));
-              await this.#pass('capture');
-              signal?.throwIfAborted();
-              await rename(`${out}.new`, out);
-              return { folder: out, manifest };
-            },
-          }
-        : {}),
+      ...(capabilities.memoryCheckpoint ? { prepare: this.#prepare(name) } : {}),
+      capture: async (handle, { image, shape, base, memory, goesOn }, out, signal) => {
+        const machine = this.machines.get(handle.id);
+        if (!machine) throw new CoppiceError('unavailable', `machine ${handle.id} is gone`);
+        if (memory && !capabilities.memoryCheckpoint) throw new CoppiceError('not_implemented', 'no memory here');
+        const process = this.#process;
+        const ran = !machine.parked;
+        const kind = memory ? 'own' : 'none';
+        await this.#writeCheckpoint(name, `${out}.new`, { image, shape, memory: kind }, base, machine);
+        await this.#pass('capture');
+        signal?.throwIfAborted();
+        await rename(`${out}.new`, out);
+        if (process !== this.#process) return await new Promise<never>(() => {});
+        if (ran && !goesOn) machine.parked = true;
+        return { checkpoint: await readCheckpoint(out, { base }), pauseMs: 1, ownBytes: 1 };
+      },
+      salvage: async (record, { image, shape, base }, out) => {
+        const machine = this.lost.get(record.id);
+        if (!machine || !existsSync(record.folder))
+          throw new CoppiceError('unavailable', `nothing is left of machine ${record.id}`);
+        await this.#writeCheckpoint(name, `${out}.new`, { image, shape, memory: 'none' }, base, machine);
+        await rename(`${out}.new`, out);
+        return readCheckpoint(out, { base });
+      },
       adopt: async (record) => {
         const machine = this.machines.get(record.id);
         return machine && this.#handle(machine);
       },
       census: async () => own().map(({ spec }) => ({ kind: 'process' as const, id: spec.id, detail: name })),
-      sweep: async (id) => {
-        const machine = own().find(({ spec }) => spec.id === id);
-        machine?.die('swept');
-        if (machine) await rm(machine.spec.folder, { recursive: true, force: true });
+      sweep: async (id, machinesFolder) => {
+        own()
+          .find(({ spec }) => spec.id === id)
+          ?.die('swept');
+        await rm(join(machinesFolder, id), { recursive: true, force: true });
       },
     };
+  }
+
+  /** Everything that runs ends with the host; what was on disk is there. */
+  loseAll(): void {
+    for (const machine of [...this.machines.values()]) {
+      this.lost.set(machine.spec.id, machine);
+      machine.die('the host ended');
+    }
+    this.attachments.clear();
+  }
+
+  async #raise(name: string, checkpoint: Checkpoint, image: MachineImage, spec: MachineSpec): Promise<Machine> {
+    const { manifest } = checkpoint;
+    if (manifest.imageHash !== image.hash) throw new CoppiceError('checkpoint_corrupt', 'of another image');
+    const { promise: exited, resolve } = Promise.withResolvers<{ reason: string }>();
+    this.clones++;
+    const machine: FakeMachine = {
+      spec,
+      record: { backend: name, id: spec.id, folder: spec.folder, pid: 1, pidStartTime: '1' },
+      identities: [],
+      exited,
+      die: (reason) => {
+        this.machines.delete(spec.id);
+        resolve({ reason });
+      },
+      parked: false,
+      cpuSeconds: 0,
+      room: { memUsed: 1, memTotal: 4, memCache: 2, diskUsed: 5, diskTotal: 10 },
+      disk: [],
+      memory: [],
+      base: manifest.base ?? contentOf(manifest),
+    };
+    const process = this.#process;
+    const { disk, memory } = await readContent(checkpoint);
+    machine.disk.push(...disk);
+    if (manifest.memory === 'own') machine.memory.push(...memory);
+    await mkdir(spec.folder, { recursive: true });
+    if (process !== this.#process) return await new Promise<never>(() => {});
+    this.machines.set(spec.id, machine);
+    return this.#handle(machine);
+  }
+
+  /** A shell is a machine that is parked and has no channel until it is restored. */
+  #prepare(name: string): NonNullable<IsolationBackend['prepare']> {
+    return async (base, image, spec) => {
+      await this.#pass('prepare');
+      const handle = await this.#raise(name, base, image, spec);
+      const machine = this.machines.get(spec.id)!;
+      machine.parked = true;
+      return {
+        record: handle.record,
+        exited: handle.exited,
+        restore: async (checkpoint) => {
+          await this.#pass('clone');
+          if (machine.base !== (checkpoint.manifest.base ?? contentOf(checkpoint.manifest)))
+            throw new CoppiceError('bad_request', 'a shell of another base');
+          const { disk, memory } = await readContent(checkpoint);
+          machine.disk.push(...disk);
+          machine.memory.push(...memory);
+          machine.parked = false;
+          return handle;
+        },
+        destroy: () => handle.destroy(),
+      };
+    };
+  }
+
+  async #writeCheckpoint(
+    name: string,
+    folder: string,
+    about: { image: MachineImage; shape: MachineShape; memory: 'own' | 'none' },
+    base: Checkpoint,
+    { disk, memory }: FakeMachine,
+  ): Promise<void> {
+    const { image, shape } = about;
+    const manifest: CheckpointManifest = {
+      ...MANIFEST,
+      backend: name,
+      imageHash: image.hash,
+      shape,
+      memory: about.memory,
+      base: contentOf(base.manifest),
+    };
+    await mkdir(folder);
+    const content = { disk, memory: about.memory === 'own' ? memory : [] };
+    await writeFile(join(folder, 'content.json'), JSON.stringify(content));
+    await writeFile(join(folder, 'manifest.json'), JSON.stringify(manifest));
   }
 
   readonly fabric: NetworkFabric = {
@@ -236,32 +325,41 @@ export class FakeHost {
         await rm(machine.spec.folder, { recursive: true, force: true });
       },
       usage: async () => ({ privateBytes: 0, cpuSeconds: 0 }),
+      cpuSeconds: () => machine.cpuSeconds,
+      room: async () => machine.room,
     };
   }
 }
 
-const MANIFEST: GoldenManifest = {
-  format: 1,
+const MANIFEST: CheckpointManifest = {
+  format: 2,
   backend: 'fake',
   imageHash: '',
   shape: { cpuCount: 1, memoryMB: 0, diskSizeMB: 0 },
   accelerator: 'fake',
   vmm: { version: '', machine: '', cpu: '' },
   createdAtMs: 0,
+  memory: 'whole',
   files: {},
 };
 
-async function readCheckpoint(folder: string): Promise<GoldenCheckpoint> {
+async function readCheckpoint(folder: string, options: { readonly base?: Checkpoint } = {}): Promise<Checkpoint> {
+  let manifest: CheckpointManifest;
   try {
-    return { folder, manifest: JSON.parse(await readFile(join(folder, 'manifest.json'), 'utf8')) as GoldenManifest };
+    manifest = JSON.parse(await readFile(join(folder, 'manifest.json'), 'utf8')) as CheckpointManifest;
   } catch (error) {
     throw new CoppiceError('checkpoint_corrupt', `no checkpoint at ${folder}`, { cause: error });
   }
+  const { base } = options;
+  if (manifest.base !== undefined && (!base || contentOf(base.manifest) !== manifest.base))
+    throw new CoppiceError('checkpoint_corrupt', `${folder} lies on another checkpoint`);
+  return { folder, manifest, ...(base ? { base } : {}) };
 }
 
-/** Empty for a template's. */
-async function readDisk({ folder }: GoldenCheckpoint): Promise<string[]> {
-  return folder === NOWHERE ? [] : JSON.parse(await readFile(join(folder, 'disk.json'), 'utf8'));
+/** Empty of a template's. */
+async function readContent({ folder }: Checkpoint): Promise<{ disk: string[]; memory: string[] }> {
+  if (folder === NOWHERE) return { disk: [], memory: [] };
+  return JSON.parse(await readFile(join(folder, 'content.json'), 'utf8'));
 }
 
 const NOWHERE = '/nowhere';
@@ -273,12 +371,13 @@ export function fakeTemplate(
   const { memoryMB = 512, isolation = 'microvm', family = name } = options;
   const shape = { cpuCount: 1, memoryMB, diskSizeMB: 1024 };
   const image = { hash: name, kernel: '', initrd: '', rootfs: '', agentDrive: '' };
+  const buildID = `00000000-0000-4000-8000-${Buffer.from(name).toString('hex').padStart(12, '0').slice(-12)}`;
   return {
     templateID: name
       .replaceAll(/[^a-z0-9]/g, '')
       .padEnd(20, '0')
       .slice(0, 20),
-    buildID: '00000000-0000-4000-8000-000000000000',
+    buildID,
     tag: 'default',
     aliases: [name],
     isolation,
@@ -287,7 +386,8 @@ export function fakeTemplate(
     languages: [],
     env: { FROM_TEMPLATE: name },
     image,
-    golden: {
+    baseID: buildID,
+    checkpoint: {
       folder: NOWHERE,
       manifest: { ...MANIFEST, imageHash: name, shape },
     },

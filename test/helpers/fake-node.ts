@@ -9,24 +9,32 @@ import { createServer, request as httpRequest, type IncomingHttpHeaders, type Ou
 import type { AddressInfo } from 'node:net';
 import { createApi } from '../../src/api/create-api.ts';
 import { answerClientError } from '../../src/api/errors.ts';
-import { answerSchema } from '../../src/contract/e2b/responses.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
 import {
   type CreateSandboxRequest,
   type CreateSandboxResult,
   ENVD_VERSION,
+  type EventKind,
+  type ForkOutcome,
   type Isolation,
   type ListSandboxesQuery,
   type ListSandboxesResult,
-  type ListSnapshotsResult,
   type NodeApi,
   type NodeStatus,
+  type Receipt,
+  type ResumeResult,
+  type ResumeWish,
+  type SandboxMetric,
   type SandboxView,
-  type SnapshotView,
   type TemplateView,
 } from '../../src/contract/node-api.ts';
 import { type ControlStore, openControlStore } from '../../src/control/control-store.ts';
+import type { WebhookAddresses } from '../../src/control/webhook-addresses.ts';
+import { Journal } from '../../src/node/journal.ts';
 import { type Log, silentLog } from '../../src/telemetry/log.ts';
+import { checkAnswer, checkingAnswers } from './answer-check.ts';
+import { FakeBuilds } from './fake-builds.ts';
+import { FakeSnapshots } from './fake-snapshots.ts';
 
 export interface FakeNodeOptions {
   /** Milliseconds since the epoch. */
@@ -37,16 +45,31 @@ export interface FakeNodeOptions {
 }
 
 export interface FakeNode extends NodeApi {
+  readonly builds: FakeBuilds;
   /** What create was asked, in order. */
   readonly requests: readonly CreateSandboxRequest[];
   /** The signal of each of them. */
   readonly signals: readonly (AbortSignal | undefined)[];
+  /** What pauses and resumes were asked, in order. */
+  readonly wishes: readonly (ResumeWish | { readonly memory: boolean })[];
   /** Makes the next create wait until the returned function is called (or its signal aborts). */
   holdNextCreate(): () => void;
   /** Makes the next call of any method throw this. */
   failNext(error: unknown): void;
+  /** What it tells of its sandboxes; creates and ends are told. */
+  readonly journal: Journal;
+  /** Points of each sandbox. */
+  readonly points: Map<string, readonly SandboxMetric[]>;
   setReady(ready: boolean): void;
 }
+
+const CAPTURE_RECEIPT: Receipt = {
+  verb: 'capture',
+  totalMs: 7.5,
+  stages: [{ name: 'capture', ms: 5 }],
+  pauseMs: 2.25,
+};
+const RESUME_RECEIPT: Receipt = { verb: 'resume', path: 'shell', totalMs: 3, stages: [{ name: 'restore', ms: 2 }] };
 
 export function fakeTemplate(alias: string, index = 0, isolation: Isolation = 'microvm'): TemplateView {
   const id = Buffer.from(alias).toString('hex').padEnd(20, '0').slice(0, 20);
@@ -73,9 +96,20 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     fakeTemplate('code-interpreter-v1', 1),
     fakeTemplate('base-jail', 2, 'jail'),
   ];
-  const jail = fakeTemplate('base-jail', 2, 'jail');
   const sandboxes = new Map<string, SandboxView>();
-  const snapshots: (SnapshotView & { readonly teamID: string })[] = [];
+  const lives = new Map<string, number>();
+  const snapshots = new FakeSnapshots();
+  const builds = new FakeBuilds();
+  const journal = new Journal(':memory:');
+  const points = new Map<string, readonly SandboxMetric[]>();
+  const tell = (kind: EventKind, { sandboxID, teamID, generation, templateID, metadata }: SandboxView): void => {
+    const subject = { sandboxID, teamID, generation, templateID, buildID: 'fake' };
+    const atMs = Date.now();
+    journal.settle({ ...subject, state: kind === 'killed' ? 'gone' : 'running', sinceMs: atMs });
+    journal.event({ ...subject, kind, atMs, data: { sandbox_metadata: metadata } });
+    journal.note(sandboxID, 'info', kind, { logger: 'lifecycle' });
+  };
+  const wishes: (ResumeWish | { readonly memory: boolean })[] = [];
   const requests: CreateSandboxRequest[] = [];
   const signals: (AbortSignal | undefined)[] = [];
   let failure: { readonly error: unknown } | undefined;
@@ -101,29 +135,56 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     const found = find(teamID, sandboxID);
     return found.state === 'running' ? found : find('', sandboxID);
   };
-  const demandJail = (isolation: Isolation, verb: string): void => {
-    if (isolation !== 'jail')
-      throw new CoppiceError('not_implemented', `${verb} is not implemented for ${isolation} sandboxes yet`);
+  const resume = (view: SandboxView, wish: ResumeWish): ResumeResult => {
+    const endAtMs = now() + wish.timeoutSeconds * 1000;
+    return {
+      sandbox: update(view, { state: 'running', startedAtMs: now(), endAtMs, generation: randomUUID() }),
+      resumed: true,
+      receipt: RESUME_RECEIPT,
+    };
   };
-  const resume = (view: SandboxView, timeoutSeconds: number): SandboxView =>
-    update(view, { state: 'running', startedAtMs: now(), endAtMs: now() + timeoutSeconds * 1000 });
-  const namesOf = ({ templateID, names }: SnapshotView): string[] => [
-    templateID,
-    `${templateID}:default`,
-    ...names.flatMap((name) => [name, name.split(':')[0]!]),
-  ];
   const update = (view: SandboxView, change: Partial<SandboxView>): SandboxView => {
     const changed = { ...view, ...change };
     sandboxes.set(view.sandboxID, changed);
     return changed;
   };
+  const ofSnapshot = (name: string): TemplateView | undefined => {
+    const found = snapshots.find(name);
+    if (found === undefined) return undefined;
+    const { isolation, templateID, buildID } = found;
+    return { ...fakeTemplate(isolation === 'jail' ? 'base-jail' : 'base', 0, isolation), templateID, buildID };
+  };
   const findTemplate = (name: string): TemplateView => {
     const plain = name.toLowerCase().replace(/:default$/, '');
     const found =
-      templates.find((each) => each.templateID === plain || each.aliases.includes(plain)) ??
-      snapshots.filter((each) => namesOf(each).includes(name)).map(({ templateID }) => ({ ...jail, templateID }))[0];
+      templates.find((each) => each.templateID === plain || each.aliases.includes(plain)) ?? ofSnapshot(name);
     if (found === undefined) throw new CoppiceError('template_not_found', `template '${name}' not found`);
     return found;
+  };
+
+  const demandRoom = (): void => {
+    if (sandboxes.size >= (options.capacity ?? 10_000))
+      throw new CoppiceError('capacity', 'no memory left for another sandbox');
+  };
+  const fork = (source: SandboxView, timeoutSeconds: number): ForkOutcome => {
+    try {
+      demandRoom();
+    } catch (error) {
+      const { code, message } = error as CoppiceError;
+      return { error: { code, message } };
+    }
+    const sandbox: SandboxView = {
+      ...source,
+      sandboxID: newSandboxID(),
+      startedAtMs: now(),
+      endAtMs: now() + timeoutSeconds * 1000,
+      ...(source.envdAccessToken === undefined ? {} : { envdAccessToken: randomBytes(32).toString('hex') }),
+      generation: randomUUID(),
+    };
+    sandboxes.set(sandbox.sandboxID, sandbox);
+    lives.set(sandbox.sandboxID, timeoutSeconds);
+    snapshots.isFrom(sandbox.sandboxID, snapshots.buildOf(source.sandboxID));
+    return { sandbox };
   };
 
   const createSandbox = async (request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult> => {
@@ -132,10 +193,7 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     signals.push(signal);
     const template = findTemplate(request.template);
     const isolation = request.isolation ?? template.isolation;
-    if (request.onTimeout === 'pause' && isolation !== 'jail')
-      throw new CoppiceError('unsupported_policy', `autoPause is not supported for ${isolation} sandboxes`);
-    if (sandboxes.size >= (options.capacity ?? 10_000))
-      throw new CoppiceError('capacity', 'no memory left for another sandbox');
+    demandRoom();
     if (held !== undefined) await Promise.race([held, abortOf(signal)]);
     signal?.throwIfAborted();
     const at = now();
@@ -150,6 +208,7 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       startedAtMs: at,
       endAtMs: at + request.timeoutSeconds * 1000,
       onTimeout: request.onTimeout ?? 'kill',
+      autoResume: request.autoResume ?? false,
       cpuCount: template.cpuCount,
       memoryMB: template.memoryMB,
       diskSizeMB: template.diskSizeMB,
@@ -160,6 +219,9 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       generation: randomUUID(),
     };
     sandboxes.set(sandbox.sandboxID, sandbox);
+    lives.set(sandbox.sandboxID, request.timeoutSeconds);
+    snapshots.isFrom(sandbox.sandboxID, template.buildID);
+    tell('created', sandbox);
     return {
       sandbox,
       receipt: {
@@ -202,32 +264,56 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
   return {
     requests,
     signals,
+    wishes,
+    builds,
+    journal,
+    points,
     createSandbox,
     listSandboxes,
     getSandbox: async (teamID, sandboxID) => {
       enter();
       return find(teamID, sandboxID);
     },
-    connectSandbox: async (teamID, sandboxID, timeoutSeconds) => {
+    connectSandbox: async (teamID, sandboxID, wish) => {
       enter();
+      wishes.push(wish);
       const view = find(teamID, sandboxID);
-      const endAtMs = now() + timeoutSeconds * 1000;
-      if (view.state === 'running')
-        return { sandbox: update(view, { endAtMs: Math.max(view.endAtMs, endAtMs) }), resumed: false };
-      return { sandbox: resume(view, timeoutSeconds), resumed: true };
+      if (view.state !== 'running') return resume(view, wish);
+      const endAtMs = Math.max(view.endAtMs, now() + wish.timeoutSeconds * 1000);
+      return { sandbox: update(view, { endAtMs }), resumed: false };
     },
-    resumeSandbox: async (teamID, sandboxID, timeoutSeconds) => {
+    resumeSandbox: async (teamID, sandboxID, wish) => {
       enter();
+      wishes.push(wish);
       const view = find(teamID, sandboxID);
       if (view.state === 'running') throw new CoppiceError('conflict', `Sandbox "${sandboxID}" is already running`);
-      return resume(view, timeoutSeconds);
+      return resume(view, wish);
     },
-    pauseSandbox: async (teamID, sandboxID) => {
+    pauseSandbox: async (teamID, sandboxID, wish) => {
       enter();
+      wishes.push(wish);
       const view = find(teamID, sandboxID);
       if (view.state === 'paused') throw new CoppiceError('conflict', `Sandbox "${sandboxID}" is already paused`);
-      demandJail(view.isolation, 'pause');
       update(view, { state: 'paused', endAtMs: now() });
+      return CAPTURE_RECEIPT;
+    },
+    forkSandbox: async (teamID, sandboxID, { count, timeoutSeconds }) => {
+      enter();
+      const view = find(teamID, sandboxID);
+      if (view.state === 'paused') throw new CoppiceError('conflict', `Sandbox "${sandboxID}" is paused`);
+      if (view.isolation === 'jail')
+        throw new CoppiceError('not_implemented', 'fork is not implemented for jail sandboxes yet');
+      return { forks: Array.from({ length: count }, () => fork(view, timeoutSeconds)), receipt: CAPTURE_RECEIPT };
+    },
+    rollbackSandbox: async (teamID, sandboxID, snapshot) => {
+      enter();
+      const view = find(teamID, sandboxID);
+      const found = snapshots.findOwn(teamID, sandboxID, snapshot);
+      snapshots.isFrom(sandboxID, found.buildID);
+      const { endAtMs } = view;
+      const running = view.state === 'running';
+      const result = resume(view, { timeoutSeconds: lives.get(sandboxID) ?? 0 });
+      return running ? { ...result, sandbox: update(result.sandbox, { endAtMs }) } : result;
     },
     refreshSandbox: async (teamID, sandboxID, timeoutSeconds) => {
       enter();
@@ -236,43 +322,18 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     },
     createSnapshot: async (teamID, sandboxID, { name }) => {
       enter();
-      const view = find(teamID, sandboxID);
-      demandJail(view.isolation, 'snapshot');
-      const [alias, tag = 'default'] = name?.split(':') ?? [];
-      if (alias !== undefined && !/^[a-z0-9_-]+$/.test(alias))
-        throw new CoppiceError('bad_request', 'name is malformed');
-      const templateID = newSandboxID().slice(1);
-      const snapshot: SnapshotView = {
-        snapshotID: `${alias ?? templateID}:${tag}`,
-        names: alias === undefined ? [] : [`${alias}:${tag}`],
-        templateID,
-        buildID: randomUUID(),
-        sourceID: sandboxID,
-        isolation: view.isolation,
-        createdAtMs: now() + snapshots.length,
-      };
-      snapshots.unshift({ ...snapshot, teamID });
-      return snapshot;
+      return { snapshot: snapshots.take(find(teamID, sandboxID), name, now()), receipt: CAPTURE_RECEIPT };
     },
-    listSnapshots: async ({ teamID, sourceID, name, limit, after }): Promise<ListSnapshotsResult> => {
+    listSnapshots: async (query) => {
       enter();
-      const matching = snapshots
-        .filter((each) => each.teamID === teamID && (sourceID === undefined || each.sourceID === sourceID))
-        .filter((each) => name === undefined || namesOf(each).includes(name))
-        .filter((each) => after === undefined || each.createdAtMs < after.createdAtMs);
-      const page = matching.slice(0, limit);
-      const last = page.at(-1);
-      const next =
-        last && matching.length > limit ? { createdAtMs: last.createdAtMs, buildID: last.buildID } : undefined;
-      return { snapshots: page, ...(next ? { next } : {}) };
+      return snapshots.list(query);
     },
     deleteSnapshot: async (teamID, snapshot) => {
       enter();
-      const index = snapshots.findIndex((each) => each.teamID === teamID && namesOf(each).includes(snapshot));
-      if (index >= 0) snapshots.splice(index, 1);
-      else if (templates.some((each) => each.aliases.includes(snapshot)))
-        throw new CoppiceError('not_implemented', 'template delete is not implemented yet');
-      else throw new CoppiceError('template_not_found', `template '${snapshot}' not found`);
+      if (snapshots.delete(teamID, snapshot)) return;
+      if (templates.some((each) => each.aliases.includes(snapshot)))
+        throw new CoppiceError('forbidden', `template '${snapshot}' comes with Coppice and cannot be deleted`);
+      throw new CoppiceError('template_not_found', `template '${snapshot}' not found`);
     },
     setSandboxTimeout: async (teamID, sandboxID, timeoutSeconds) => {
       enter();
@@ -281,9 +342,43 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     },
     killSandbox: async (teamID, sandboxID) => {
       enter();
-      find(teamID, sandboxID);
+      tell('killed', find(teamID, sandboxID));
       sandboxes.delete(sandboxID);
     },
+    sandboxMetrics: async (teamID, sandboxID, { startMs = 0, endMs = Number.MAX_SAFE_INTEGER }) => {
+      enter();
+      find(teamID, sandboxID);
+      return (points.get(sandboxID) ?? []).filter(({ atMs }) => atMs >= startMs && atMs <= endMs);
+    },
+    latestMetrics: async (teamID, sandboxIDs) => {
+      enter();
+      const own = sandboxIDs.filter((id) => sandboxes.get(id)?.teamID === teamID);
+      return new Map(
+        own.flatMap(
+          (id) =>
+            points
+              .get(id)
+              ?.slice(-1)
+              .map((point) => [id, point] as const) ?? [],
+        ),
+      );
+    },
+    listLogs: async (query) => {
+      enter();
+      return journal.logs(query);
+    },
+    listEvents: async (query, signal) => {
+      enter();
+      return journal.events(query, signal);
+    },
+    requestBuild: builds.requestBuild,
+    startBuild: builds.startBuild,
+    getBuild: builds.getBuild,
+    buildFile: builds.buildFile,
+    tagTemplate: builds.tagTemplate,
+    untagTemplate: builds.untagTemplate,
+    listTags: builds.listTags,
+    publishTemplate: builds.publishTemplate,
     listTemplates: async () => {
       enter();
       return templates;
@@ -346,6 +441,7 @@ export interface ServedAPI {
   readonly port: number;
   /** A valid key of the default team. */
   readonly key: string;
+  readonly adminToken: string;
   readonly teamID: string;
   readonly store: ControlStore;
   call(method: string, path: string, options?: CallOptions): Promise<Answer>;
@@ -397,38 +493,32 @@ async function callAPI(port: number, key: string, method: string, path: string, 
     req.on('error', reject);
     req.end(payload);
   });
-  checkAnswer(method, path.split('?', 1)[0]!, answer);
+  checkAnswer(method, path, answer);
   return answer;
 }
 
-export function checkAnswer(method: string, path: string, answer: Answer): void {
-  const schema = answerSchema(method, path, answer.status);
-  const label = `${method} ${path} -> ${answer.status}`;
-  assert.equal(answer.headers['access-control-allow-origin'], '*', label);
-  if (method === 'HEAD') return;
-  if (schema === undefined) {
-    const empty = answer.status === 204 || (answer.status === 200 && path === '/health');
-    assert.ok(empty, `${label}: the contract has no such answer`);
-    return;
-  }
-  const checked = schema.safeParse(answer.json);
-  assert.ok(checked.success, `${label}: ${checked.error?.message} in ${answer.text.slice(0, 300)}`);
-  if (answer.status >= 400) assert.equal(answer.json.code, answer.status, label);
-}
-
-/** The REST edge over a store in memory and `node`, on a free loopback port. */
-export async function serveAPI(node: NodeApi, options: { domain?: string; log?: Log } = {}): Promise<ServedAPI> {
-  const store = openControlStore(':memory:', { flushIntervalMs: 0 });
+/**
+ * The REST edge over a store in memory and `node`, on a free loopback port. Every answer is held against the contract, and
+ * `close` throws when one was not of it.
+ */
+export async function serveAPI(
+  node: NodeApi,
+  options: { domain?: string; log?: Log; now?: () => number; webhookAddresses?: WebhookAddresses } = {},
+): Promise<ServedAPI> {
+  const { domain, log = silentLog, now, webhookAddresses } = options;
+  const store = openControlStore(':memory:', { flushIntervalMs: 0, ...(now ? { now } : {}) });
   const teamID = store.teams.default.teamID;
   const { key } = store.keys.create({ teamID, name: 'test' });
+  const adminToken = store.admin.renew();
   const api = createApi({
     node,
-    keys: store.keys,
-    idempotency: store.idempotency,
-    log: options.log ?? silentLog,
-    ...(options.domain === undefined ? {} : { domain: options.domain }),
+    store,
+    log,
+    ...(domain === undefined ? {} : { domain }),
+    ...(webhookAddresses ? { webhookAddresses } : {}),
   });
-  const server = createServer(api.handle);
+  const { handle, faults } = checkingAnswers(api.handle);
+  const server = createServer(handle);
   server.on('clientError', answerClientError);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address() as AddressInfo;
@@ -437,7 +527,8 @@ export async function serveAPI(node: NodeApi, options: { domain?: string; log?: 
     server.closeAllConnections();
     await new Promise<void>((resolve) => server.close(() => resolve()));
     store.close();
+    assert.deepEqual(faults, [], 'answers that are not of the contract');
   };
   const call = (method: string, path: string, more: CallOptions = {}) => callAPI(port, key, method, path, more);
-  return { url: `http://127.0.0.1:${port}`, port, key, teamID, store, call, close };
+  return { url: `http://127.0.0.1:${port}`, port, key, adminToken, teamID, store, call, close };
 }

@@ -118,6 +118,10 @@ function recordingPowers(root: string): Powers {
     addEntropy: (bytes) => note('entropy', bytes.length),
     setHostname: (name) => note('hostname', name),
     setNetwork: (network) => note('network', network),
+    cutConnections() {
+      note('connections', null);
+      return { cut: 2, left: 0 };
+    },
   };
 }
 
@@ -131,6 +135,7 @@ if (process.argv[2] === '--serve' && process.argv[1] === import.meta.filename) {
     busybox: path.join(root, 'bin/busybox'),
     env: {},
     generation: undefined,
+    sandboxID: undefined,
     hostname: undefined,
   };
   // Its standard input ends with the test, however the test ends.

@@ -1,13 +1,28 @@
-/** The interpreter's Python program on this host: where it is, whether this host can run it, and a pipe to drive it. */
+/** The interpreter's programs on this host: where they are, whether this host can run them, and a pipe to drive them. */
 import { spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import fs from 'node:fs';
+import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
-import type { KernelSpecs } from '../../src/envd/interpreter/index.ts';
+import { type KernelSpec, type KernelSpecs, kernelSpecs } from '../../src/envd/interpreter/index.ts';
 
 export const PROGRAM = fileURLToPath(new URL('../../guest/interpreter/main.py', import.meta.url));
 export const PYTHON = '/usr/bin/python3';
 export const KERNELS: KernelSpecs = { python: { cmd: PYTHON, args: [PROGRAM], warmArgs: ['--warm'] } };
+
+/** Every language, as its program runs on this host. */
+export const HOST_KERNELS = kernelSpecs({
+  python: PYTHON,
+  programs: path.dirname(PROGRAM),
+  scripts: 'ts',
+  node: [process.execPath],
+});
+
+/** False, or why tests that need this program must be skipped here. */
+export function lacksProgram(file: string): false | string {
+  return fs.existsSync(file) ? false : `${file} is not on this host`;
+}
 
 /** False, or why tests that need these modules must be skipped here. */
 export function lacks(...modules: string[]): false | string {
@@ -31,10 +46,15 @@ export interface Driver {
   stop(): Promise<void>;
 }
 
-/** Starts the program and waits until it is ready. */
-export async function drive(options: { readonly args?: readonly string[]; readonly cwd: string }): Promise<Driver> {
-  const env = { PATH: process.env.PATH, HOME: options.cwd, LANG: 'C.UTF-8' };
-  const child = spawn(PYTHON, [PROGRAM, ...(options.args ?? [])], { cwd: options.cwd, env, detached: true });
+/** Starts the Python program and waits until it is ready. */
+export function drive(options: { readonly args?: readonly string[]; readonly cwd: string }): Promise<Driver> {
+  return driveKernel({ cmd: PYTHON, args: [PROGRAM, ...(options.args ?? [])] }, options.cwd);
+}
+
+/** Starts a program and waits until it is ready. */
+export async function driveKernel(spec: KernelSpec, cwd: string): Promise<Driver> {
+  const env = { PATH: process.env.PATH, HOME: cwd, LANG: 'C.UTF-8' };
+  const child = spawn(spec.cmd, spec.args, { cwd, env, detached: true });
   let stderr = '';
   child.stderr.on('data', (bytes) => {
     stderr += String(bytes);

@@ -34,7 +34,7 @@ const {
 } = JSON.parse(process.argv[2]!) as MakerData;
 const uids = { first: firstUid, slots: 1_000 };
 const backend = createOciBackend({ log: silentLog, folder: jails, uids, runtimes: [runtime] });
-const golden = await backend.openGolden(folder);
+const golden = await backend.openCheckpoint(folder);
 let next = 0;
 
 async function makeForEver(): Promise<never> {

@@ -12,7 +12,8 @@ import { after, before, describe } from 'node:test';
 import type { AgentClient } from '../../src/channel/agent.ts';
 import { connectAgent } from '../../src/channel/client.ts';
 import type {
-  GoldenCheckpoint,
+  CaptureRequest,
+  Checkpoint,
   IsolationBackend,
   Machine,
   MachineImage,
@@ -40,12 +41,14 @@ export interface JailRig {
   readonly jails: string;
   readonly image: MachineImage;
   readonly backend: IsolationBackend;
-  readonly golden: GoldenCheckpoint;
+  readonly golden: Checkpoint;
   /** Another backend on the same folders, as after a start of a new node. */
   again(): IsolationBackend;
   /** Makes the folder; each call takes the next range of users. */
   spec(id: string, more?: Partial<MachineSpec>): Promise<MachineSpec & { readonly uid: number }>;
   clone(id: string, more?: Partial<MachineSpec>): Promise<Machine>;
+  /** What a capture of one of its jails asks for. */
+  wish(more?: Partial<CaptureRequest>): CaptureRequest;
   /** Pids in the cgroup of a jail, lowest first. */
   pids(id: string): Promise<readonly number[]>;
   /** Ends and removes whatever jails there are. */
@@ -123,6 +126,7 @@ async function openRig(runtime: RuntimeName): Promise<JailRig> {
     again,
     spec,
     clone,
+    wish: (more) => ({ image, shape: SHAPE, base: golden, memory: false, goesOn: true, ...more }),
     pids: async (id) => [...(await cgroupsOf(machines)).processes(id)].sort((a, b) => a - b),
     sweepAll: async () => {
       for (const id of new Set((await backend.census(machines)).map((item) => item.id)))

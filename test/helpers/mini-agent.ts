@@ -1,7 +1,12 @@
-/** An agent that answers `ping` and `identity`, and whose processes end at once, on one end of a byte stream, for tests of what stands above the channel. */
+/**
+ * An agent on one end of a byte stream, for tests of what stands above the channel: it answers `ping`, `identity`, `sync` and
+ * `hooks` (it has none), and its processes end at once.
+ */
 import { Duplex, PassThrough } from 'node:stream';
 import { encodeFrame, FrameDecoder } from '../../src/channel/frames.ts';
 import { FRAME, type Identity } from '../../src/channel/protocol.ts';
+
+const ANSWERS: Readonly<Record<string, unknown>> = { ping: {}, sync: { synced: true }, hooks: { ran: [], left: 0 } };
 
 export interface MiniAgent {
   /** The host's end. */
@@ -37,9 +42,9 @@ export function miniAgent(identities: Identity[] = []): MiniAgent {
         send(encodeFrame(FRAME.REPLY, id, json({ pid: 2 })));
         send(encodeFrame(FRAME.EVENT, id, json({ event: 'exit', exitCode: 0 })));
         send(encodeFrame(FRAME.END, id));
-      } else if (request.op === 'ping') send(encodeFrame(FRAME.REPLY, id, json({})));
+      } else if (request.op in ANSWERS) send(encodeFrame(FRAME.REPLY, id, json(ANSWERS[request.op])));
       else send(encodeFrame(FRAME.RESET, id, json({ code: 'unimplemented', message: request.op })));
-      if (request.op === 'identity' || request.op === 'ping') send(encodeFrame(FRAME.END, id));
+      if (request.op === 'identity' || request.op in ANSWERS) send(encodeFrame(FRAME.END, id));
     } else if (type === FRAME.END) {
       // Both sides have ended.
     }

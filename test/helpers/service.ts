@@ -35,6 +35,15 @@ export interface TestService {
   stop(): Promise<LeakReport>;
 }
 
+export interface StartOptions {
+  /** Default: any that is free, and another when control is started again. */
+  readonly port?: number;
+  /** As of the supervisor. */
+  readonly restartMs?: readonly number[];
+  /** Is given the home before anything is started in it; what it returns is called when all of that has ended. */
+  readonly prepare?: (home: Home) => () => void;
+}
+
 /** Where `bin/test` keeps the built templates. */
 export const TEMPLATES_HOME = process.env.COPPICE_TEST_HOME ?? '/var/tmp/coppice-test';
 
@@ -63,12 +72,15 @@ export function freshHome(templates?: readonly string[]): Home {
 export async function startService(
   env: Readonly<Record<string, string>> = {},
   templates?: readonly string[],
+  { port: wanted = 0, restartMs, prepare }: StartOptions = {},
 ): Promise<TestService> {
   const home = freshHome(templates);
+  const undo = prepare?.(home) ?? (() => {});
   // Its processes take the environment from this one, also when they are started anew: it stays.
   Object.assign(process.env, env);
   const log = createLog({ name: 'supervisor', file: join(home.logs, 'supervisor.log') });
-  const service = new Service({ home, host: '127.0.0.1', port: 0, log });
+  const pace = restartMs ? { restartMs } : {};
+  const service = new Service({ home, host: '127.0.0.1', port: wanted, log, ...pace });
   try {
     const port = await service.start(AbortSignal.timeout(120_000));
     const url = `http://127.0.0.1:${port}`;
@@ -96,12 +108,14 @@ export async function startService(
         await node.close();
         await service.stop();
         const report = await leaksOfHome(home, silentLog);
+        undo();
         rmSync(home.folder, { recursive: true, force: true });
         return report;
       },
     };
   } catch (error) {
     await service.stop();
+    undo();
     const tail = (name: string): string => {
       const file = join(home.logs, `${name}.log`);
       return existsSync(file) ? readFileSync(file, 'utf8').slice(-2_000) : '';

@@ -6,7 +6,9 @@
  * COPPICE_TEST_BUSYBOX (a static busybox), else from the distribution's packages through apt-get, kept in a cache folder.
  *
  * Lines understood: `echo TEXT`; `write TEXT` (appends to the writable layer, then `ok`); `read` (the layer's lines, joined
- * by `,`); `drives` (serials of the drives); `clock` (uptime in seconds).
+ * by `,`); `drives` (serials of the drives); `clock` (uptime in seconds); `keep TEXT` and `kept` (in memory alone); `fill MIB`
+ * (so much memory gets random bytes; then `ok`) and `sum` (of them); `store MIB` and `stored` (the same on the layer, read from
+ * the drive).
  */
 
 import { createHash } from 'node:crypto';
@@ -52,6 +54,12 @@ while true; do
     read) lines=$($b tr '\\n' , < /layer/lines 2>/dev/null); echo "$lines" >&3 ;;
     drives) serials=; for d in /sys/block/vd*; do serials="$serials $($b cat $d/serial)"; done; echo $serials >&3 ;;
     clock) read -r up idle < /proc/uptime; echo "$up" >&3 ;;
+    keep) kept=$text; echo ok >&3 ;;
+    kept) echo "$kept" >&3 ;;
+    fill) $b dd if=/dev/urandom of=/filled bs=1M count=$text 2>/dev/null; echo ok >&3 ;;
+    sum) sum=$($b md5sum /filled); echo "\${sum%% *}" >&3 ;;
+    store) $b dd if=/dev/urandom of=/layer/stored bs=1M count=$text 2>/dev/null && $b sync && echo ok >&3 ;;
+    stored) echo 3 > /proc/sys/vm/drop_caches; sum=$($b md5sum /layer/stored); echo "\${sum%% *}" >&3 ;;
     panic) echo c > /proc/sysrq-trigger ;;
   esac
 done

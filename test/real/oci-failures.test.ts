@@ -156,7 +156,7 @@ eachRuntime((rig) => {
       probe.notices.map((notice) => new RegExp(`no jails: ${rig.runtime} does not run; install`).test(notice)),
       [true],
     );
-    await assert.rejects(backend.openGolden(rig.golden.folder), { code: 'host_unfit' });
+    await assert.rejects(backend.openCheckpoint(rig.golden.folder), { code: 'host_unfit' });
     await assert.rejects(backend.clone(rig.golden, rig.image, await rig.spec('never')), { code: 'host_unfit' });
     await backend.sweep('never', rig.machines);
     await backend.sweep('remains', rig.machines);
@@ -212,7 +212,7 @@ eachRuntime((rig) => {
       const path = join(folder, 'manifest.json');
       chmodSync(path, 0o600);
       spoil(path);
-      await assert.rejects(rig.backend.openGolden(folder, { verify: true }), { code: 'checkpoint_corrupt' });
+      await assert.rejects(rig.backend.openCheckpoint(folder, { verify: true }), { code: 'checkpoint_corrupt' });
       rmSync(folder, { recursive: true });
     });
 
@@ -222,7 +222,7 @@ eachRuntime((rig) => {
     writeFileSync(`${out}.new/rest`, 'of another time');
     const made = await rig.backend.makeGolden(rig.image, await rig.spec('golden'), out, async () => {}, {});
     assert.deepEqual(readdirSync(out), ['manifest.json']);
-    assert.deepEqual((await rig.backend.openGolden(out, { verify: true })).manifest, made.manifest);
+    assert.deepEqual((await rig.backend.openCheckpoint(out, { verify: true })).manifest, made.manifest);
     await rig.backend.sweep('golden', rig.machines);
     rmSync(out, { recursive: true });
   });

@@ -14,7 +14,7 @@ eachRuntime((rig) => {
 
   const cloneOfDisk = async (source: Machine, id: string): Promise<Machine> => {
     const out = join(rig.home, `hostile${captured++}`);
-    const snapshot = await rig.backend.captureDisk!(source, { image: rig.image, shape: SHAPE }, out);
+    const { checkpoint: snapshot } = await rig.backend.capture!(source, rig.wish(), out);
     await source.destroy();
     return rig.backend.clone(snapshot, rig.image, await rig.spec(id));
   };

@@ -55,9 +55,8 @@ else
         assert.deepEqual(unfinished(rig), []);
         assert.equal(existsSync(join(machine.record.folder, 'capture.json')), false);
         await withAgent(found, async (agent) => assert.equal(await said(agent, 'cat /file'), 'kept'));
-        const about = { image: rig.image, shape: SHAPE };
-        const snapshot = await backend.captureDisk!(found, about, join(rig.home, `after-${at}`));
-        await backend.openGolden(snapshot.folder, { verify: true });
+        const { checkpoint: snapshot } = await backend.capture!(found, rig.wish(), join(rig.home, `after-${at}`));
+        await backend.openCheckpoint(snapshot.folder, { verify: true });
       });
 
     test('killed while it captures a parked jail: it is found parked', async () => {
@@ -116,6 +115,9 @@ async function beNode({ home, jails, machines, runtime, record, at }: Order): Pr
     setImmediate(watch);
   };
   watch();
-  await backend.captureDisk!(machine, { image: await baseImage(), shape: SHAPE }, join(home, 'never'));
+  const image = await baseImage();
+  const base = await backend.openCheckpoint(join(home, 'golden'));
+  const wish = { image, shape: SHAPE, base, memory: false, goesOn: true };
+  await backend.capture!(machine, wish, join(home, 'never'));
   process.exit(0);
 }

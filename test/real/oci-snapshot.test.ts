@@ -9,7 +9,7 @@ import { chmod, open } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { afterEach, test } from 'node:test';
 import { isCoppiceError } from '../../src/contract/errors.ts';
-import type { GoldenCheckpoint, Machine } from '../../src/isolation/backend.ts';
+import type { Checkpoint, Machine } from '../../src/isolation/backend.ts';
 import { cgroupsOf, eachRuntime, type JailRig, SHAPE, said, sh, withAgent } from '../helpers/jail-rig.ts';
 import { until } from '../helpers/until.ts';
 
@@ -23,9 +23,9 @@ let captured = 0;
 eachRuntime((rig) => {
   afterEach(() => rig.sweepAll());
 
-  const capture = (machine: Machine, signal?: AbortSignal): Promise<GoldenCheckpoint> =>
-    rig.backend.captureDisk!(machine, { image: rig.image, shape: SHAPE }, nextOut(rig), signal);
-  const cloneOf = async (golden: GoldenCheckpoint, id: string): Promise<Machine> =>
+  const capture = async (machine: Machine, signal?: AbortSignal): Promise<Checkpoint> =>
+    (await rig.backend.capture!(machine, rig.wish(), nextOut(rig), signal)).checkpoint;
+  const cloneOf = async (golden: Checkpoint, id: string): Promise<Machine> =>
     rig.backend.clone(golden, rig.image, await rig.spec(id));
 
   test('five clones see what was written, none sees what another writes, and the source goes on', async () => {
@@ -44,7 +44,7 @@ eachRuntime((rig) => {
     assert.equal(statSync(snapshot.folder).mode & 0o777, 0o700);
     assert.equal(statSync(join(snapshot.folder, 'layer')).size, SHAPE.diskSizeMB * 2 ** 20);
     check(snapshot);
-    await rig.backend.openGolden(snapshot.folder, { verify: true });
+    await rig.backend.openCheckpoint(snapshot.folder, { verify: true });
     assert.deepEqual(leftOvers(rig, 'source'), []);
 
     const ids = ['c1', 'c2', 'c3', 'c4', 'c5'];
@@ -131,7 +131,7 @@ eachRuntime((rig) => {
     for (let round = 0; round < 5; round++) {
       const snapshot = await capture(source);
       check(snapshot);
-      await rig.backend.openGolden(snapshot.folder, { verify: true });
+      await rig.backend.openCheckpoint(snapshot.folder, { verify: true });
       const clone = await cloneOf(snapshot, `r${round}`);
       await withAgent(clone, async (agent) => {
         const [first, second] = (await said(agent, 'cat /first; echo; cat /second')).split('\n').map(Number);
@@ -211,13 +211,13 @@ eachRuntime((rig) => {
     const handle = await open(layer, 'r+');
     await handle.write('x', 100 * 2 ** 20 + 17);
     await handle.close();
-    await rig.backend.openGolden(snapshot.folder);
-    await assert.rejects(rig.backend.openGolden(snapshot.folder, { verify: true }), corrupt);
+    await rig.backend.openCheckpoint(snapshot.folder);
+    await assert.rejects(rig.backend.openCheckpoint(snapshot.folder, { verify: true }), corrupt);
     truncateSync(layer, SHAPE.diskSizeMB * 2 ** 20 - 1);
-    await assert.rejects(rig.backend.openGolden(snapshot.folder), corrupt);
+    await assert.rejects(rig.backend.openCheckpoint(snapshot.folder), corrupt);
     await assert.rejects(cloneOf(snapshot, 'short'), corrupt);
     execFileSync('rm', [layer]);
-    await assert.rejects(rig.backend.openGolden(snapshot.folder), corrupt);
+    await assert.rejects(rig.backend.openCheckpoint(snapshot.folder), corrupt);
     await machine.destroy();
     for (const id of ['wide', 'short']) await rig.backend.sweep(id, rig.machines);
     assert.deepEqual(await rig.backend.census(rig.machines), []);
@@ -229,7 +229,7 @@ function nextOut(rig: JailRig): string {
 }
 
 /** e2fsck finds nothing at all to say of it. */
-function check({ folder }: GoldenCheckpoint): void {
+function check({ folder }: Checkpoint): void {
   execFileSync('e2fsck', ['-f', '-n', join(folder, 'layer')], { stdio: 'pipe' });
 }
 

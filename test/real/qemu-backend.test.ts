@@ -11,7 +11,7 @@ import type { Duplex } from 'node:stream';
 import test, { after, afterEach, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import type { GoldenCheckpoint, Machine, MachineImage } from '../../src/isolation/backend.ts';
+import type { Checkpoint, Machine, MachineImage } from '../../src/isolation/backend.ts';
 import { createQemuBackend, type QemuBackend } from '../../src/isolation/microvm/qemu/driver.ts';
 import { readProcess } from '../../src/isolation/process-table.ts';
 import { silentLog } from '../../src/telemetry/log.ts';
@@ -23,7 +23,7 @@ let home: string;
 let machines: string;
 let image: MachineImage;
 let backend: QemuBackend;
-let golden: GoldenCheckpoint;
+let golden: Checkpoint;
 
 async function ask(channel: Duplex, line: string): Promise<string> {
   channel.write(`${line}\n`);
@@ -94,7 +94,7 @@ after(async () => {
 test('the golden checkpoint is whole, immutable, and leaves nothing else behind', async () => {
   assert.deepEqual((await readdir(home)).sort(), ['golden', 'image', 'machines', 'probe.json']);
   assert.deepEqual(await backend.census(machines), []);
-  const opened = await backend.openGolden(join(home, 'golden'), { verify: true });
+  const opened = await backend.openCheckpoint(join(home, 'golden'), { verify: true });
   assert.deepEqual(opened.manifest, golden.manifest);
   for (const name of Object.keys(golden.manifest.files))
     assert.equal((await stat(join(home, 'golden', name))).mode & 0o777, 0o444, name);
@@ -143,7 +143,7 @@ test('three clones at once answer, run unprivileged and limited, and their layer
   assert.ok(usage.cpuSeconds > 0);
   await Promise.all(all.map((machine) => machine.destroy()));
   assert.deepEqual(await backend.census(machines), []);
-  await backend.openGolden(join(home, 'golden'), { verify: true });
+  await backend.openCheckpoint(join(home, 'golden'), { verify: true });
 });
 
 test('a parked machine uses no CPU, and answers when woken with the time that passed', async () => {
@@ -184,7 +184,7 @@ test('a machine is adopted by its record after its node has died by SIGKILL, and
     import { silentLog } from ${JSON.stringify(new URL('../../src/telemetry/log.ts', import.meta.url).href)};
     const image = ${JSON.stringify(image)};
     const backend = createQemuBackend({ log: silentLog, home: { probeFile: ${JSON.stringify(join(home, 'probe.json'))} }, rootless: false, kvm: 'off', kernel: async () => image.kernel });
-    const golden = await backend.openGolden(${JSON.stringify(golden.folder)});
+    const golden = await backend.openCheckpoint(${JSON.stringify(golden.folder)});
     const machine = await backend.clone(golden, image, { id: 'orphan', folder: ${JSON.stringify(folder)}, shape: ${JSON.stringify(SHAPE)}, uid: 61001 });
     process.stdout.write(JSON.stringify(machine.record) + '\\n');
     setInterval(() => {}, 1000);
@@ -302,7 +302,7 @@ for (const [what, spoil, code] of [
       await chmod(join(folder, name), 0o600);
     }
     await spoil(folder);
-    await assert.rejects(backend.openGolden(folder, { verify: true }), { code });
+    await assert.rejects(backend.openCheckpoint(folder, { verify: true }), { code });
     await rm(folder, { recursive: true });
   });
 

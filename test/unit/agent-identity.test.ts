@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import fs from 'node:fs';
 import path from 'node:path';
 import test, { after, before } from 'node:test';
+import { realPowers } from '../../guest/agent/powers.ts';
 import type { AgentError } from '../../src/channel/agent.ts';
 import { type HostAgent, startHostAgent } from '../helpers/host-agent.ts';
 
@@ -81,6 +82,77 @@ test('a name of another length leaves nothing of the one before, and what others
   assert.equal(file('etc/hosts'), '127.0.0.1\tlocalhost\n10.0.0.1\tmine\n10.0.0.2\tlater\n127.0.1.1\tshort\n');
 });
 
+test('who watches the generation is told of a new one, and never reads half of it', async () => {
+  const generations = ['a', 'b'].map((digit) => `${digit.repeat(8)}-0000-4000-8000-${digit.repeat(12)}`);
+  await agent.client.identity({ generation: generations[0]! });
+  const { ino } = fs.statSync(path.join(agent.root, 'run/coppice/generation'));
+  const watch = await agent.client.watch(path.join(agent.root, 'run/coppice'), {
+    recursive: false,
+    includeEntry: false,
+  });
+  await agent.client.identity({ generation: generations[1]! });
+  for await (const { event, name } of watch.events) {
+    assert.deepEqual([event, name], ['write', 'generation']);
+    break;
+  }
+  watch.close();
+  assert.equal(file('run/coppice/generation'), generations[1]);
+  assert.equal(fs.statSync(path.join(agent.root, 'run/coppice/generation')).ino, ino);
+
+  const seen = new Set<string>();
+  let over = false;
+  const reader = (async () => {
+    while (!over) {
+      seen.add(await fs.promises.readFile(path.join(agent.root, 'run/coppice/generation'), 'utf8'));
+    }
+  })();
+  for (let round = 0; round < 200; round++) await agent.client.identity({ generation: generations[round % 2]! });
+  over = true;
+  await reader;
+  for (const text of seen) assert.ok(generations.includes(text), text);
+});
+
+test('a restored machine cuts its connections after it has its network, and finds files that were replaced', async () => {
+  const generation = path.join(agent.root, 'run/coppice/generation');
+  fs.rmSync(generation);
+  fs.writeFileSync(generation, 'written by somebody, and longer than what comes now');
+  fs.writeFileSync(path.join(agent.root, 'etc/machine-id'), `${'f'.repeat(40)}\n`);
+  const before = agent.powersUsed().length;
+  const { connections } = await agent.client.identity({
+    generation: 'restored',
+    machineID: 'fedcba9876543210fedcba9876543210',
+    network: null,
+    cutConnections: true,
+  });
+  assert.deepEqual(connections, { cut: 2, left: 0 });
+  assert.deepEqual(
+    agent.powersUsed().slice(before),
+    ['network', 'connections'].map((power) => ({ power, value: null })),
+  );
+  assert.equal(file('run/coppice/generation'), 'restored');
+  assert.equal(file('etc/machine-id'), 'fedcba9876543210fedcba9876543210\n');
+  assert.equal((await agent.client.identity({ generation: 'once more' })).connections, undefined);
+});
+
+test('after a restore the generation is closed once it is complete, for who waits for that', async () => {
+  await agent.client.identity({ generation: 'before' });
+  const generation = path.join(agent.root, 'run/coppice/generation');
+  const [modify, closeWrite] = [0x2, 0x8];
+  const powers = realPowers();
+  const inotify = powers.inotifyOpen();
+  const watch = powers.inotifyAdd(inotify, generation, modify | closeWrite);
+  await agent.client.identity({ generation: 'after', cutConnections: true });
+  const events = Buffer.alloc(4_096);
+  const count = fs.readSync(inotify, events);
+  const masks: number[] = [];
+  for (let at = 0; at < count; at += 16) masks.push(events.readUInt32LE(at + 4));
+  powers.inotifyRemove(inotify, watch);
+  fs.closeSync(inotify);
+  assert.equal(masks[0], modify);
+  assert.equal(masks.indexOf(closeWrite), masks.length - 1);
+  assert.equal(file('run/coppice/generation'), 'after');
+});
+
 test('a clock within 5 ms is left alone', async () => {
   const used = agent.powersUsed().length;
   // The wish is repeated until the wire was fast enough for the clock to count as right.
@@ -111,11 +183,26 @@ for (const [what, identity] of [
   });
 }
 
-test('metrics and quiesce answer', async () => {
+test('metrics, quiesce and sync answer', async () => {
   const metrics = await agent.client.metrics();
   assert.ok(metrics.cpuCount >= 1 && metrics.memTotal > metrics.memUsed && metrics.diskTotal >= metrics.diskUsed);
   await agent.client.quiesce();
   assert.equal(agent.powersUsed().at(-1)?.power, 'sync');
+  const before = agent.powersUsed().length;
+  assert.equal(await agent.client.sync({ timeoutMs: 5_000 }), true);
+  assert.deepEqual(
+    agent
+      .powersUsed()
+      .slice(before)
+      .map(({ power }) => power),
+    ['sync'],
+  );
+  for (const timeoutMs of [0, 1.5, 600_001])
+    await assert.rejects(
+      agent.client.sync({ timeoutMs }),
+      (error: AgentError) => error.code === 'invalid_argument',
+      String(timeoutMs),
+    );
 });
 
 test('the time of a claim, for the record', async (t) => {

@@ -102,8 +102,6 @@ test('internet access: absent, true, false, and deny everything', async () => {
 test('members that are not honoured are refused by name', async () => {
   const before = node.requests.length;
   const table: [string, Record<string, unknown>][] = [
-    ['autoPauseMemory', { autoPauseMemory: false }],
-    ['autoResume', { autoResume: { enabled: true } }],
     ['mcp', { mcp: {} }],
     ['iam', { iam: { tokens: { t: { audience: 'a', tokenType: 'b' } } } }],
     ['volumeMounts', { volumeMounts: [{ name: 'v', path: '/v' }] }],

@@ -12,9 +12,25 @@ const api = await serveAPI(node);
 test.after(api.close);
 const made = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base-jail' } });
 const id: string = made.json.sandboxID;
+const { token } = api.store.tokens.create({ teamIDs: [api.teamID], name: 'fuzz' });
 
 const word = fc.oneof(
-  fc.constantFrom(id, `${id}-x`, 'base', '%', '%00', '..', 'metrics', 'tags', '', '__proto__', 'constructor', '%2F'),
+  fc.constantFrom(
+    api.teamID,
+    'local',
+    id,
+    `${id}-x`,
+    'base',
+    '%',
+    '%00',
+    '..',
+    'metrics',
+    'tags',
+    '',
+    '__proto__',
+    'constructor',
+    '%2F',
+  ),
   fc.string({ maxLength: 30 }).map((text) => encodeURIComponent(text.toWellFormed())),
 );
 const known = fc
@@ -29,12 +45,37 @@ const known = fc
     '/sandboxes/:a/refreshes',
     '/sandboxes/:a/pause',
     '/sandboxes/:a/resume',
+    '/sandboxes/:a/fork',
+    '/sandboxes/:a/rollback',
     '/sandboxes/:a/snapshots',
     '/snapshots',
+    '/sandboxes/:a/metrics',
+    '/sandboxes/metrics',
+    '/sandboxes/:a/logs',
+    '/v2/sandboxes/:a/logs',
+    '/events/sandboxes',
+    '/events/sandboxes/:a',
+    '/events/webhooks',
+    '/events/webhooks/:a',
+    '/events/webhooks/:a/deliveries',
+    '/events/webhooks/:a/replay',
     '/templates',
     '/v2/templates',
     '/templates/:a',
     '/templates/aliases/:a',
+    '/teams',
+    '/teams/:a/metrics',
+    '/teams/:a/metrics/max',
+    '/api-keys',
+    '/api-keys/:a',
+    '/access-tokens',
+    '/access-tokens/:a',
+    '/nodes',
+    '/nodes/:a',
+    '/admin/teams/:a/sandboxes/kill',
+    '/admin/sandboxes/running-counts',
+    '/admin/teams/:a/api-keys',
+    '/admin/teams/:a/api-keys/:b',
     '/health',
   )
   .chain((path) => word.map((value) => path.replace(/:[A-Za-z]+/g, () => value)));
@@ -56,6 +97,20 @@ const query = fc
         'name',
         'nextToken',
         'teamID',
+        'start',
+        'end',
+        'sandbox_ids',
+        'cursor',
+        'direction',
+        'level',
+        'search',
+        'offset',
+        'orderAsc',
+        'types',
+        'start',
+        'end',
+        'metric',
+        'clusterID',
         '__proto__',
         'x',
       ),
@@ -81,6 +136,13 @@ const member = fc.constantFrom(
   'duration',
   'memory',
   'name',
+  'count',
+  'snapshotID',
+  'url',
+  'events',
+  'enabled',
+  'signatureSecret',
+  'eventID',
   '__proto__',
   'constructor',
   'toString',
@@ -126,6 +188,13 @@ const headers = fc.dictionary(
   ),
   fc.oneof(headerValue, fc.constantFrom('application/json', 'text/plain', 'gzip', 'identity', 'abc')),
 );
+/** Beside the API key: what it does not admit, one of these may. */
+const credentials = fc.constantFrom<Readonly<Record<string, string>>>(
+  {},
+  { 'x-admin-token': api.adminToken },
+  { 'x-admin-token': api.adminToken, 'x-team-id': api.teamID },
+  { authorization: `Bearer ${token}`, 'x-team-id': api.teamID },
+);
 const method = fc.constantFrom(
   'GET',
   'POST',
@@ -152,7 +221,13 @@ const nearlyValid = fc.tuple(
     })
     .map((each): string | Buffer | undefined => JSON.stringify({ templateID: 'base', ...each })),
 );
-const anything = fc.tuple(method, path, query, headers, body);
+const anything = fc.tuple(
+  method,
+  path,
+  query,
+  fc.tuple(headers, credentials).map(([some, more]) => ({ ...some, ...more })),
+  body,
+);
 
 test('random requests', async () => {
   const statuses = new Map<number, number>();

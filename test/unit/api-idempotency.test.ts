@@ -1,13 +1,10 @@
 /** `Idempotency-Key` on `POST /v2/sandboxes`. */
 import assert from 'node:assert/strict';
-import { createServer } from 'node:http';
 import test from 'node:test';
-import { createApi } from '../../src/api/create-api.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
 import { createIdempotency } from '../../src/control/idempotency.ts';
 import { CONTROL_MIGRATIONS } from '../../src/control/migrations.ts';
 import { openDatabase } from '../../src/store/database.ts';
-import { silentLog } from '../../src/telemetry/log.ts';
 import { createFakeNode, serveAPI } from '../helpers/fake-node.ts';
 
 const node = createFakeNode();
@@ -60,23 +57,6 @@ test('keys of bad form are 400 in v2 and ignored in v1', async () => {
     assert.equal((await post(key, { templateID: 'base' }, '/sandboxes')).status, 201);
   }
   assert.equal((await post('x'.repeat(255))).status, 201);
-});
-
-test('an edge without a place to store answers refuses the header by name', async () => {
-  const edge = createApi({ node, keys: api.store.keys, log: silentLog });
-  const server = createServer(edge.handle);
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as { port: number };
-  const answer = await fetch(`http://127.0.0.1:${port}/v2/sandboxes`, {
-    method: 'POST',
-    headers: { 'x-api-key': api.key, 'idempotency-key': 'a' },
-    body: '{"templateID":"base"}',
-  });
-  assert.equal(answer.status, 400);
-  assert.match(((await answer.json()) as { message: string }).message, /^Idempotency-Key is not supported/);
-  await edge.close();
-  server.closeAllConnections();
-  server.close();
 });
 
 test('answers live 24 hours, belong to one team, and a dead process holds no key', () => {

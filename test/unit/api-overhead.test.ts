@@ -29,8 +29,7 @@ test('create costs less than its budget at p50', async (t) => {
   });
   const api = createApi({
     node: { ...node, createSandbox: async () => kept },
-    keys: store.keys,
-    idempotency: store.idempotency,
+    store,
     log: silentLog,
   });
   const inRoom: number[] = [];

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
 import test from 'node:test';
-import { PENDING_VERBS } from '../../src/contract/e2b/routes.ts';
+import { PENDING_ADMIN_VERBS, PENDING_VERBS } from '../../src/contract/e2b/routes.ts';
 import type { Log } from '../../src/telemetry/log.ts';
 import { createFakeNode, serveAPI } from '../helpers/fake-node.ts';
 
@@ -23,13 +23,48 @@ const REAL: [string, string][] = [
   ['POST', '/sandboxes/iabc/refreshes'],
   ['POST', '/sandboxes/iabc/pause'],
   ['POST', '/sandboxes/iabc/resume'],
+  ['POST', '/sandboxes/iabc/fork'],
+  ['POST', '/sandboxes/iabc/rollback'],
   ['POST', '/sandboxes/iabc/snapshots'],
   ['GET', '/snapshots'],
+  ['GET', '/sandboxes/iabc/metrics'],
+  ['GET', '/sandboxes/metrics'],
+  ['GET', '/sandboxes/iabc/logs'],
+  ['GET', '/v2/sandboxes/iabc/logs'],
+  ['GET', '/events/sandboxes'],
+  ['GET', '/events/sandboxes/iabc'],
+  ['GET', '/events/webhooks'],
+  ['POST', '/events/webhooks'],
+  ['GET', '/events/webhooks/abc'],
+  ['PATCH', '/events/webhooks/abc'],
+  ['DELETE', '/events/webhooks/abc'],
+  ['GET', '/events/webhooks/abc/deliveries'],
+  ['POST', '/events/webhooks/abc/replay'],
   ['DELETE', '/templates/base'],
   ['GET', '/templates'],
   ['GET', '/v2/templates'],
   ['GET', '/templates/base'],
   ['GET', '/templates/aliases/base'],
+  ['GET', '/teams/x1/metrics'],
+  ['GET', '/teams/x1/metrics/max'],
+];
+/** An API key is not enough for these. */
+const KEYLESS: [string, string][] = [
+  ['GET', '/teams'],
+  ['GET', '/api-keys'],
+  ['POST', '/api-keys'],
+  ['PATCH', '/api-keys/x1'],
+  ['DELETE', '/api-keys/x1'],
+  ['POST', '/access-tokens'],
+  ['DELETE', '/access-tokens/x1'],
+  ['GET', '/nodes'],
+  ['GET', '/nodes/local'],
+  ['POST', '/nodes/local'],
+  ['POST', '/admin/teams/x1/sandboxes/kill'],
+  ['GET', '/admin/sandboxes/running-counts'],
+  ['POST', '/admin/teams/x1/api-keys'],
+  ['DELETE', '/admin/teams/x1/api-keys/x1'],
+  ['POST', '/admin/teams/x1/builds/cancel'],
 ];
 const fill = (path: string) => path.replace(/:[A-Za-z]+/g, 'x1');
 
@@ -46,10 +81,19 @@ test('without a valid key every verb is 401, whatever else is wrong with the req
     ['huge', 'e'.repeat(8000), {}],
   ];
   for (const [name, key, headers] of wrong)
-    for (const [method, path] of [...REAL, ...PENDING_VERBS.map((each) => [each.method, fill(each.path)] as const)]) {
+    for (const [method, path] of [
+      ...REAL,
+      ...KEYLESS,
+      ...PENDING_VERBS.map((each) => [each.method, fill(each.path)] as const),
+    ]) {
       const answer = await api.call(method, path, { key, headers, body: method === 'POST' ? '{' : undefined });
       assert.equal(answer.status, 401, `${name}: ${method} ${path}`);
     }
+});
+
+test('what makes keys, or is about every team, is refused to a key', async () => {
+  for (const [method, path] of KEYLESS)
+    assert.equal((await api.call(method, path, { body: method === 'GET' ? undefined : '{' })).status, 401, path);
 });
 
 test('the header name is free in case, as SDKs spell it X-API-KEY', async () => {
@@ -57,9 +101,14 @@ test('the header name is free in case, as SDKs spell it X-API-KEY', async () => 
 });
 
 test('verbs of the contract that are not there yet are 501 by name', async () => {
-  for (const { method, path, verb } of PENDING_VERBS)
+  const admin = { 'x-admin-token': api.adminToken };
+  const verbs = [
+    ...PENDING_VERBS.map((each) => ({ ...each, headers: {} })),
+    ...PENDING_ADMIN_VERBS.map((each) => ({ ...each, headers: admin })),
+  ];
+  for (const { method, path, verb, headers } of verbs)
     for (const body of [undefined, '{', '{}']) {
-      const answer = await api.call(method, fill(path), { body: method === 'GET' ? undefined : body });
+      const answer = await api.call(method, fill(path), { headers, body: method === 'GET' ? undefined : body });
       assert.equal(answer.status, 501, `${method} ${path}`);
       assert.equal(answer.json.message, `${verb} (${method} ${path}) is not implemented yet`);
     }
@@ -86,6 +135,8 @@ test('unknown paths are 404 and known paths with another method 405, with or wit
     ['PATCH', '/v2/sandboxes', 405, 'GET, HEAD, POST'],
     ['POST', '/sandboxes/iabc', 405, 'DELETE, GET, HEAD'],
     ['GET', '/sandboxes/iabc/timeout', 405, 'POST'],
+    ['GET', '/sandboxes/iabc/fork', 405, 'POST'],
+    ['DELETE', '/sandboxes/iabc/rollback', 405, 'POST'],
     ['TRACE', '/sandboxes', 405, 'GET, HEAD, POST'],
     ['PROPFIND', '/sandboxes', 405, 'GET, HEAD, POST'],
     ['DELETE', '/health', 405, 'GET, HEAD'],
@@ -211,6 +262,23 @@ test('templates: lists, pages, one, alias, another team', async () => {
   assert.equal((await api.call('GET', '/templates?teamID=other')).status, 403);
 });
 
+test('a snapshot is a template by its id and names, for its own team, and no list of templates has it', async () => {
+  const { json } = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base' } });
+  const taken = await api.call('POST', `/sandboxes/${json.sandboxID}/snapshots`, { body: { name: 'mine:v1' } });
+  const stranger = api.store.keys.create({ teamID: api.store.teams.create('strangers').teamID, name: 'x' }).key;
+  for (const name of ['mine', 'mine:v1', taken.json.snapshotID]) {
+    const path = `/templates/aliases/${encodeURIComponent(name)}`;
+    const alias = await api.call('GET', path);
+    assert.equal(alias.status, 200, name);
+    assert.equal(alias.json.public, false);
+    assert.equal((await api.call('GET', path, { key: stranger })).status, 404);
+    const whole = `/templates/${encodeURIComponent(name)}`;
+    assert.equal((await api.call('GET', whole)).status, 501);
+    assert.equal((await api.call('GET', whole, { key: stranger })).status, 404);
+  }
+  assert.equal((await api.call('GET', '/templates')).json.length, 3);
+});
+
 test('one log line a request, without keys, tokens, environment or query', async (t) => {
   const lines: string[] = [];
   const write = (fields: Record<string, unknown>, message: string) =>
@@ -232,7 +300,7 @@ test('a body that does not come in time costs its connection and nothing else', 
   const { createServer } = await import('node:http');
   const { createApi } = await import('../../src/api/create-api.ts');
   const { silentLog } = await import('../../src/telemetry/log.ts');
-  const edge = createApi({ node, keys: api.store.keys, log: silentLog, bodyTimeoutMs: 50 });
+  const edge = createApi({ node, store: api.store, log: silentLog, bodyTimeoutMs: 50 });
   const server = createServer(edge.handle);
   server.requestTimeout = 0;
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -260,7 +328,7 @@ test('after close the answer is 503, in JSON', async () => {
   const { createServer } = await import('node:http');
   const { createApi } = await import('../../src/api/create-api.ts');
   const { silentLog } = await import('../../src/telemetry/log.ts');
-  const edge = createApi({ node, keys: api.store.keys, log: silentLog });
+  const edge = createApi({ node, store: api.store, log: silentLog });
   await edge.close();
   const server = createServer(edge.handle);
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));

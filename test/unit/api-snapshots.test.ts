@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict';
 import test from 'node:test';
 import { Sandbox } from 'e2b';
+import { CoppiceError } from '../../src/contract/errors.ts';
 import { createFakeNode, serveAPI } from '../helpers/fake-node.ts';
+import { FAKE_OWN_BYTES, FAKE_SHARED_BYTES } from '../helpers/fake-snapshots.ts';
 
 async function rig(t: test.TestContext) {
   const node = createFakeNode();
@@ -21,7 +23,9 @@ test('taken, listed, created from, deleted', async (t) => {
   assert.match(taken.json.snapshotID, /^[a-z0-9]{20}:default$/);
   assert.deepEqual(taken.json.names, []);
   const named = await call('POST', `/sandboxes/${id}-6532622b/snapshots`, { body: { name: 'work:v2' } });
-  assert.deepEqual(named.json, { snapshotID: 'work:v2', names: ['work:v2'] });
+  assert.equal(named.json.snapshotID, 'work:v2');
+  assert.deepEqual(named.json.names, ['work:v2']);
+  assert.equal(named.headers['server-timing'], 'capture;dur=5, pause;dur=2.25, total;dur=7.5');
   assert.deepEqual((await call('GET', '/snapshots')).json, [named.json, taken.json]);
   for (const one of [taken, named]) {
     const made = await call('POST', '/v2/sandboxes', { body: { templateID: one.json.snapshotID } });
@@ -36,6 +40,43 @@ test('taken, listed, created from, deleted', async (t) => {
   assert.equal((await call('POST', '/v2/sandboxes', { body: { templateID: taken.json.snapshotID } })).status, 404);
 });
 
+test('each says what it grew from, of what, what it keeps and what it takes', async (t) => {
+  const { call, create } = await rig(t);
+  const templates = (await call('GET', '/templates')).json as { names: string[]; buildID: string }[];
+  const buildOf = (name: string) => templates.find((each) => each.names.includes(name))!.buildID;
+  for (const [template, memory, sharedBytes] of [
+    ['base', true, FAKE_SHARED_BYTES],
+    ['base-jail', false, 0],
+  ] as const) {
+    const id = await create(template);
+    const first = (await call('POST', `/sandboxes/${id}/snapshots`)).json;
+    const second = (await call('POST', `/sandboxes/${id}/snapshots`)).json;
+    const made = await create(first.snapshotID);
+    const third = (await call('POST', `/sandboxes/${made}/snapshots`)).json;
+    assert.deepEqual(
+      [first, second, third].map((each) => each.parentID),
+      [buildOf(template), first.buildID, first.buildID],
+    );
+    assert.deepEqual(
+      [first, second, third].map((each) => each.sourceID),
+      [id, id, made],
+    );
+    const listed = (await call('GET', `/snapshots?sandboxID=${made}`)).json;
+    assert.deepEqual(listed, [third]);
+    const { snapshotID, buildID, createdAt, ...rest } = third;
+    assert.equal(Number.isNaN(Date.parse(createdAt)), false);
+    assert.ok(snapshotID && buildID);
+    assert.deepEqual(rest, {
+      names: [],
+      parentID: first.buildID,
+      sourceID: made,
+      memory,
+      ownBytes: FAKE_OWN_BYTES,
+      sharedBytes,
+    });
+  }
+});
+
 test('refusals: unknown, foreign, of a kind that cannot, bad names, templates', async (t) => {
   const { node, call, create } = await rig(t);
   assert.equal((await call('POST', '/sandboxes/inothing/snapshots')).status, 404);
@@ -46,12 +87,13 @@ test('refusals: unknown, foreign, of a kind that cannot, bad names, templates', 
   const { json } = await call('POST', `/sandboxes/${id}/snapshots`, { body: { name: 'mine' } });
   assert.deepEqual((await other.call('GET', '/snapshots')).json, []);
   assert.equal((await other.call('DELETE', `/templates/${encodeURIComponent(json.snapshotID)}`)).status, 404);
-  const vm = await call('POST', `/sandboxes/${await create('base')}/snapshots`);
-  assert.deepEqual(vm.json, { code: 501, message: 'snapshot is not implemented for microvm sandboxes yet' });
+  node.failNext(new CoppiceError('not_implemented', 'snapshot is not implemented for such sandboxes yet'));
+  const cannot = await call('POST', `/sandboxes/${id}/snapshots`);
+  assert.deepEqual(cannot.json, { code: 501, message: 'snapshot is not implemented for such sandboxes yet' });
   for (const body of ['{', '[]', { name: '' }, { name: 7 }, { name: 'x'.repeat(257) }, { name: 'ns/x' }])
     assert.equal((await call('POST', `/sandboxes/${id}/snapshots`, { body })).status, 400, JSON.stringify(body));
   const template = await call('DELETE', '/templates/base');
-  assert.deepEqual(template.json, { code: 501, message: 'template delete is not implemented yet' });
+  assert.deepEqual(template.json, { code: 403, message: "template 'base' comes with Coppice and cannot be deleted" });
 });
 
 test('pages and filters', async (t) => {
@@ -71,9 +113,11 @@ test('pages and filters', async (t) => {
   assert.equal((await call('GET', `/snapshots?sandboxID=${one}`)).json.length, 5);
   assert.equal((await call('GET', `/snapshots?sandboxID=${one}-6532622b&limit=100`)).json.length, 5);
   assert.deepEqual((await call('GET', '/snapshots?sandboxID=..')).json, []);
-  assert.deepEqual((await call('GET', '/snapshots?name=two')).json, [
-    { snapshotID: 'two:default', names: ['two:default'] },
-  ]);
+  const named = (await call('GET', '/snapshots?name=two')).json;
+  assert.deepEqual(
+    named.map((each: { snapshotID: string; names: string[] }) => [each.snapshotID, each.names]),
+    [['two:default', ['two:default']]],
+  );
   for (const query of ['limit=0', 'limit=101', 'nextToken=x', 'nextToken=', 'name=', 'sandboxID=', 'name=a&name=b'])
     assert.equal((await call('GET', `/snapshots?${query}`)).status, 400, query);
 });

@@ -20,6 +20,14 @@ test('by host', () => {
   assert.deepEqual(go(`49983-${ID}-00000000.localhost`, '/'), sandbox(49983, '/'));
   assert.deepEqual(go('api.coppice.test', '/sandboxes'), { kind: 'api' });
   assert.deepEqual(go('coppice.test', '/'), { kind: 'api' });
+  const nested = createRouter(['coppice.localhost', 'a.coppice.localhost']);
+  for (const domain of ['localhost', 'coppice.localhost', 'a.coppice.localhost'])
+    assert.deepEqual(
+      nested({ url: '/', rawHeaders: ['Host', `3000-${ID}.${domain}:3000`] }),
+      sandbox(3000, '/'),
+      `domains that lie under one another: ${domain}`,
+    );
+  assert.deepEqual(go(`3000-${ID}.a.coppice.test`, '/'), { kind: 'api' });
   // Not our domain: a host name alone must not reach a sandbox.
   assert.deepEqual(go(`3000-${ID}.evil.test`, '/'), { kind: 'api' });
   assert.deepEqual(go(`3000-${ID}.evilcoppice.test`, '/'), { kind: 'api' });

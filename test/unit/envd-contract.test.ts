@@ -8,6 +8,7 @@ import { base64Decode } from '@bufbuild/protobuf/wire';
 import { FileDescriptorProtoSchema, file_google_protobuf_timestamp } from '@bufbuild/protobuf/wkt';
 import { file_filesystem } from '../../src/contract/gen/filesystem_pb.ts';
 import { file_process } from '../../src/contract/gen/process_pb.ts';
+import { GENERATIONS } from '../helpers/generations.ts';
 
 /** The descriptors that a bundle of the SDK carries, by package. */
 function descriptorsOf(bundle: string): ReadonlyMap<string, DescFile> {
@@ -57,7 +58,7 @@ function named<T extends { readonly name: string }>(items: readonly T[], of: (it
   return Object.fromEntries(items.map((item) => [item.name, of(item)]));
 }
 
-for (const bundle of ['e2b', 'e2b-245']) {
+for (const { bundle } of GENERATIONS) {
   test(`the contract is that of ${bundle}`, () => {
     const theirs = descriptorsOf(bundle);
     assert.deepEqual([...theirs.keys()].sort(), ['filesystem', 'process']);

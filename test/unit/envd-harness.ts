@@ -132,6 +132,8 @@ export function fakeAgent(): FakeAgent {
     async ping() {},
     identity: async () => ({ hostname: 'fake' }),
     async quiesce() {},
+    sync: async () => true,
+    hooks: async () => ({ ran: [], left: 0 }),
     metrics: async () => ({
       cpuCount: 2,
       cpuUsedPct: 12.5,

@@ -1,12 +1,12 @@
-/** The published SDKs, two generations of them, against envd over the real agent. Only the control API is made up. */
+/** The published SDKs, every generation of them, against envd over the real agent. Only the control API is made up. */
 import assert from 'node:assert/strict';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { after, before, suite, test } from 'node:test';
-import * as e2b251 from 'e2b';
-import * as e2b245 from 'e2b-245';
+import type { CommandExitError, Sandbox } from 'e2b';
 import { createEnvd } from '../../src/envd/envd.ts';
 import { silentLog } from '../../src/telemetry/log.ts';
+import { GENERATIONS } from '../helpers/generations.ts';
 import { type HostAgent, startHostAgent } from '../helpers/host-agent.ts';
 import { bytesOf, TOKEN, until } from './envd-harness.ts';
 
@@ -64,14 +64,11 @@ async function startWorld(agent: HostAgent) {
   };
 }
 
-for (const [generation, sdk] of [
-  ['2.51', e2b251],
-  ['2.45', e2b245 as unknown as typeof e2b251],
-] as const) {
-  suite(`e2b ${generation}`, () => {
+for (const { name, sdk } of GENERATIONS) {
+  suite(name, () => {
     let agent: HostAgent;
     let world: Awaited<ReturnType<typeof startWorld>>;
-    let sandbox: e2b251.Sandbox;
+    let sandbox: Sandbox;
 
     before(async () => {
       agent = await startHostAgent();
@@ -155,7 +152,7 @@ for (const [generation, sdk] of [
       await sandbox.pty.sendInput(terminal.pid, Buffer.from('stty size\n'));
       await until(() => output.includes('20 70'), 'the new size');
       await sandbox.pty.sendInput(terminal.pid, Buffer.from('exit 4\n'));
-      await assert.rejects(terminal.wait(), (error: Error) => (error as e2b251.CommandExitError).exitCode === 4);
+      await assert.rejects(terminal.wait(), (error: Error) => (error as CommandExitError).exitCode === 4);
     });
 
     test('a megabyte of output arrives whole, and text cut anywhere stays text', async () => {

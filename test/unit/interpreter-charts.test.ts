@@ -87,6 +87,23 @@ test('dates and categories on the axes, and a logarithmic one', options, async (
   assert.match(dates.chart.x_ticks[0], /^202[34]-\d\d-\d\dT/);
   const stamps = await figure('plt.plot(pd.date_range("2024-01-01", periods=2), [1, 2])');
   assert.match(stamps.chart.elements[0].points[0][0], /^2024-01-01T00:00:00/);
+  for (const [freq, second] of [
+    ['D', '2024-01-08T00:00:00'],
+    ['W', '2024-01-14T00:00:00'],
+    ['MS', '2024-02-01T00:00:00'],
+  ] as const) {
+    const start = freq === 'MS' ? '2024-01-01' : '2024-01-07';
+    const index = `pd.date_range("${start}", periods=2, freq="${freq}")`;
+    const series = await figure(`pd.DataFrame({"s": [1, 2]}, index=${index}).plot(ax=plt.gca())`);
+    assert.equal(series.chart.x_scale, 'datetime');
+    assert.deepEqual(series.chart.elements[0], {
+      label: 's',
+      points: [
+        [`${start}T00:00:00`, 1],
+        [second, 2],
+      ],
+    });
+  }
   const names = await figure('plt.plot(["a", "b"], [1, 2])');
   assert.equal(names.chart.x_scale, 'categorical');
   assert.deepEqual(names.chart.elements[0].points, [

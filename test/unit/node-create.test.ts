@@ -127,7 +127,7 @@ test("another team's sandbox does not exist for this one", async (t) => {
   await assert.rejects(rig.node.getSandbox(OTHER_TEAM, sandboxID), notFound);
   await assert.rejects(rig.node.killSandbox(OTHER_TEAM, sandboxID), notFound);
   await assert.rejects(rig.node.setSandboxTimeout(OTHER_TEAM, sandboxID, 0), notFound);
-  await assert.rejects(rig.node.connectSandbox(OTHER_TEAM, sandboxID, 60), notFound);
+  await assert.rejects(rig.node.connectSandbox(OTHER_TEAM, sandboxID, { timeoutSeconds: 60 }), notFound);
   const listed = await rig.node.listSandboxes({ teamID: OTHER_TEAM, states: ['running'], order: 'desc', limit: 100 });
   assert.deepEqual(listed, { sandboxes: [], totalRunning: 0 });
   assert.equal((await rig.node.getSandbox(TEAM, sandboxID)).state, 'running');

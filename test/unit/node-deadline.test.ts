@@ -21,9 +21,9 @@ test('timeout shortens and lengthens, connect only lengthens', async (t) => {
   const id = sandbox.sandboxID;
   const left = async (): Promise<number> =>
     Math.round(((await rig.node.getSandbox(TEAM, id)).endAtMs - Date.now()) / 1000);
-  await rig.node.connectSandbox(TEAM, id, 10);
+  await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 10 });
   assert.equal(await left(), 100);
-  await rig.node.connectSandbox(TEAM, id, 500);
+  await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 500 });
   assert.equal(await left(), 500);
   await rig.node.setSandboxTimeout(TEAM, id, 50);
   assert.equal(await left(), 50);

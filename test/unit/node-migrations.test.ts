@@ -31,6 +31,9 @@ test('sandboxes of the first schema keep everything, and end at their deadline a
     memoryMB: 512,
     uid: 60200,
     generation: 'gen',
+    baseID: 'build',
+    parentID: 'build',
+    kept: undefined,
     record: { backend: 'b' },
     owner: {
       teamID: 'team',
@@ -41,6 +44,9 @@ test('sandboxes of the first schema keep everything, and end at their deadline a
       startedAtMs: 1000,
       endAtMs: 2000,
       onTimeout: 'kill',
+      pauseMemory: true,
+      autoResume: false,
+      timeoutMs: 1000,
     },
   });
   assert.equal(rows.get('ihot')!.owner, undefined);

@@ -16,7 +16,7 @@ async function isPaused(rig: NodeRig, id: string): Promise<void> {
   assert.equal((await rig.node.getSandbox(TEAM, id)).state, 'paused');
   assert.equal(rig.host.machines.get(id)!.parked, true);
   assert.equal(rig.node.member(id), undefined);
-  const { sandbox } = await rig.node.connectSandbox(TEAM, id, 60);
+  const { sandbox } = await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 });
   assert.deepEqual(sandbox.metadata, { of: 'mine' });
   assert.equal(rig.host.machines.get(id)!.parked, false);
   await rig.node.member(id)!.agent();
@@ -28,7 +28,7 @@ test('paused sandboxes are adopted as they are: nothing wakes them', async (t) =
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const id = await jail(rig);
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   const before = await rig.node.getSandbox(TEAM, id);
   const machine = rig.host.machines.get(id)!;
   let woken = 0;
@@ -53,7 +53,7 @@ test('a crash before the machine was parked: the pause is finished', async (t) =
   t.after(() => rig.end());
   const id = await jail(rig);
   const { reached } = rig.host.hold('park');
-  void rig.node.pauseSandbox(TEAM, id).catch(() => {});
+  void rig.node.pauseSandbox(TEAM, id, { memory: true }).catch(() => {});
   await reached;
   assert.equal(rig.rows.get(id)!.state, 'pausing');
   assert.equal(rig.host.machines.get(id)!.parked, false);
@@ -76,7 +76,7 @@ test('a crash in a resume, before or after it was woken: it is paused as before'
     const rig = await startNodeRig(quiet);
     t.after(() => rig.end());
     const id = await jail(rig);
-    await rig.node.pauseSandbox(TEAM, id);
+    await rig.node.pauseSandbox(TEAM, id, { memory: true });
     const { endAtMs } = await rig.node.getSandbox(TEAM, id);
     rig.rows.move(id, 'paused', 'resuming');
     rig.host.machines.get(id)!.parked = !woken;
@@ -90,7 +90,7 @@ test('a crash in a kill of a paused one: it is gone', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const id = await jail(rig);
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   rig.rows.intendKill(id);
   await rig.crash();
   assert.equal(rig.host.machines.size, 0);
@@ -101,7 +101,7 @@ test('a paused one whose machine did not outlive its node is gone, and everythin
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const id = await jail(rig);
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   rig.node.abandon();
   rig.host.machines.get(id)!.die('the host lost its power');
   await rig.crash();
@@ -130,6 +130,6 @@ test('one that cannot be parked at the start is kept, and parked by whoever asks
   await rig.crash();
   assert.equal((await rig.node.getSandbox(TEAM, id)).state, 'pausing');
   assert.equal(rig.node.member(id), undefined);
-  await assert.rejects(rig.node.pauseSandbox(TEAM, id), /already paused/);
+  await assert.rejects(rig.node.pauseSandbox(TEAM, id, { memory: true }), /already paused/);
   await isPaused(rig, id);
 });

@@ -25,7 +25,7 @@ test('a paused sandbox does not run, is listed as paused, and is the same when i
   const id = made.sandboxID;
   const machine = rig.host.machines.get(id)!;
   const before = Date.now();
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   assert.equal(machine.parked, true);
   assert.equal(rig.rows.get(id)!.state, 'paused');
   const paused = await rig.node.getSandbox(TEAM, id);
@@ -33,7 +33,7 @@ test('a paused sandbox does not run, is listed as paused, and is the same when i
   assert.deepEqual(paused, { ...made, state: 'paused', endAtMs: paused.endAtMs });
 
   const asked = Date.now();
-  const { sandbox, resumed } = await rig.node.connectSandbox(TEAM, id, 30);
+  const { sandbox, resumed } = await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 30 });
   assert.equal(resumed, true);
   assert.equal(machine.parked, false);
   assert.ok(sandbox.startedAtMs >= asked, 'its start is its last one');
@@ -55,12 +55,12 @@ test('its streams are cut at the pause, and traffic finds it again after the res
   const agent = await member.agent();
   let cut = 0;
   member.track(() => cut++);
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   assert.equal(cut, 1);
   await agent.closed;
   assert.equal(rig.node.member(id), undefined);
   assert.equal([...rig.node.members()].length, 0);
-  await rig.node.connectSandbox(TEAM, id, 60);
+  await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 });
   assert.notEqual(rig.node.member(id), undefined);
   assert.notEqual(await rig.node.member(id)!.agent(), agent);
 });
@@ -69,37 +69,22 @@ test('pause twice is a conflict, of another team or unknown not found', async (t
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const { sandboxID: id } = await jail(rig);
-  await assert.rejects(rig.node.pauseSandbox(OTHER_TEAM, id), code('sandbox_not_found'));
-  await assert.rejects(rig.node.pauseSandbox(TEAM, 'inothing'), code('sandbox_not_found'));
-  await rig.node.pauseSandbox(TEAM, id);
-  await assert.rejects(rig.node.pauseSandbox(TEAM, id), code('conflict'));
-  for (const verb of ['connectSandbox', 'resumeSandbox', 'refreshSandbox', 'setSandboxTimeout'] as const)
+  await assert.rejects(rig.node.pauseSandbox(OTHER_TEAM, id, { memory: true }), code('sandbox_not_found'));
+  await assert.rejects(rig.node.pauseSandbox(TEAM, 'inothing', { memory: true }), code('sandbox_not_found'));
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
+  await assert.rejects(rig.node.pauseSandbox(TEAM, id, { memory: true }), code('conflict'));
+  for (const verb of ['connectSandbox', 'resumeSandbox'] as const)
+    await assert.rejects(rig.node[verb](OTHER_TEAM, id, { timeoutSeconds: 60 }), code('sandbox_not_found'), verb);
+  for (const verb of ['refreshSandbox', 'setSandboxTimeout'] as const)
     await assert.rejects(rig.node[verb](OTHER_TEAM, id, 60), code('sandbox_not_found'), verb);
   assert.equal(rig.host.machines.get(id)!.parked, true);
-});
-
-test('a kind that cannot pause refuses both pause and auto-pause by name, and goes on', async (t) => {
-  const rig = await startNodeRig(quiet);
-  t.after(() => rig.end());
-  const { sandbox } = await rig.node.createSandbox(createRequest({ template: 'base' }));
-  await assert.rejects(
-    rig.node.pauseSandbox(TEAM, sandbox.sandboxID),
-    (error) => isCoppiceError(error, 'not_implemented') && /^pause .*microvm/.test(error.message),
-  );
-  assert.equal((await rig.node.getSandbox(TEAM, sandbox.sandboxID)).state, 'running');
-  assert.notEqual(rig.node.member(sandbox.sandboxID), undefined);
-  await assert.rejects(
-    rig.node.createSandbox(createRequest({ template: 'base', onTimeout: 'pause' })),
-    (error) => isCoppiceError(error, 'unsupported_policy') && /^autoPause .*microvm/.test(error.message),
-  );
-  assert.equal(rig.host.machines.size, 1, 'nothing was made');
 });
 
 test('a paused sandbox has no deadline, and takes none', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const { sandboxID: id, endAtMs } = await jail(rig, { timeoutSeconds: 1 });
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   await assert.rejects(rig.node.setSandboxTimeout(TEAM, id, 0), code('sandbox_not_found'));
   await assert.rejects(rig.node.refreshSandbox(TEAM, id, 60), code('sandbox_not_found'));
   await until('its time would be up', () => Date.now() > endAtMs + 200);
@@ -110,14 +95,16 @@ test('of many who connect at once one resumes it; resume of a running one is a c
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const { sandboxID: id } = await jail(rig);
-  await rig.node.pauseSandbox(TEAM, id);
-  const answers = await Promise.all([10, 20, 500, 30].map((seconds) => rig.node.connectSandbox(TEAM, id, seconds)));
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
+  const answers = await Promise.all(
+    [10, 20, 500, 30].map((seconds) => rig.node.connectSandbox(TEAM, id, { timeoutSeconds: seconds })),
+  );
   assert.equal(answers.filter(({ resumed }) => resumed).length, 1);
   const left = (await rig.node.getSandbox(TEAM, id)).endAtMs - Date.now();
   assert.ok(left > 490_000 && left <= 500_000, 'the longest wish holds');
-  await assert.rejects(rig.node.resumeSandbox(TEAM, id, 9_000), code('conflict'));
-  await rig.node.pauseSandbox(TEAM, id);
-  const twice = await Promise.allSettled([1, 2].map(() => rig.node.resumeSandbox(TEAM, id, 60)));
+  await assert.rejects(rig.node.resumeSandbox(TEAM, id, { timeoutSeconds: 9_000 }), code('conflict'));
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
+  const twice = await Promise.allSettled([1, 2].map(() => rig.node.resumeSandbox(TEAM, id, { timeoutSeconds: 60 })));
   assert.deepEqual(twice.map(({ status }) => status).toSorted(), ['fulfilled', 'rejected']);
 });
 
@@ -126,7 +113,7 @@ test('whoever connects while it is being paused waits, and resumes it', async (t
   t.after(() => rig.end());
   const { sandboxID: id } = await jail(rig);
   const { reached, release } = rig.host.hold('park');
-  const pausing = rig.node.pauseSandbox(TEAM, id);
+  const pausing = rig.node.pauseSandbox(TEAM, id, { memory: true });
   await reached;
   assert.equal((await rig.node.getSandbox(TEAM, id)).state, 'pausing');
   const listed = await rig.node.listSandboxes({ teamID: TEAM, states: ['paused'], order: 'asc', limit: 100 });
@@ -135,7 +122,7 @@ test('whoever connects while it is being paused waits, and resumes it', async (t
     [id],
   );
   assert.equal(listed.totalRunning, 0);
-  const connecting = rig.node.connectSandbox(TEAM, id, 60);
+  const connecting = rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 });
   release();
   await pausing;
   assert.equal((await connecting).resumed, true);
@@ -146,12 +133,12 @@ test('it is killed while it is paused, and while it is being paused', async (t) 
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const one = (await jail(rig)).sandboxID;
-  await rig.node.pauseSandbox(TEAM, one);
+  await rig.node.pauseSandbox(TEAM, one, { memory: true });
   await rig.node.killSandbox(TEAM, one);
   await assert.rejects(rig.node.getSandbox(TEAM, one), code('sandbox_not_found'));
   const two = (await jail(rig)).sandboxID;
   const { reached, release } = rig.host.hold('park');
-  const pausing = rig.node.pauseSandbox(TEAM, two);
+  const pausing = rig.node.pauseSandbox(TEAM, two, { memory: true });
   await reached;
   await rig.node.killSandbox(TEAM, two);
   release();
@@ -166,12 +153,12 @@ test('a paused machine that dies is cleaned up', async (t) => {
   t.after(() => rig.end());
   const { sandboxID: id } = await jail(rig);
   for (let round = 0; round < 3; round++) {
-    await rig.node.pauseSandbox(TEAM, id);
-    if (round < 2) await rig.node.connectSandbox(TEAM, id, 60);
+    await rig.node.pauseSandbox(TEAM, id, { memory: true });
+    if (round < 2) await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 });
   }
   rig.host.machines.get(id)!.die('SIGKILL');
   await until('its row is gone', () => rig.rows.all().length === 0);
-  await assert.rejects(rig.node.connectSandbox(TEAM, id, 60), code('sandbox_not_found'));
+  await assert.rejects(rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 }), code('sandbox_not_found'));
   assert.equal(rig.host.attachments.size, 0);
 });
 
@@ -179,8 +166,8 @@ test('a resumed machine that dies is cleaned up', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const { sandboxID: id } = await jail(rig);
-  await rig.node.pauseSandbox(TEAM, id);
-  await rig.node.connectSandbox(TEAM, id, 60);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
+  await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 });
   rig.host.machines.get(id)!.die('SIGKILL');
   await until('its row is gone', () => rig.rows.all().length === 0);
   assert.equal(rig.node.member(id), undefined);
@@ -191,17 +178,17 @@ test('a pause that fails leaves it running, a resume that fails leaves it paused
   t.after(() => rig.end());
   const { sandboxID: id, endAtMs } = await jail(rig);
   rig.host.failNext.add('park');
-  await assert.rejects(rig.node.pauseSandbox(TEAM, id), /could not be paused/);
+  await assert.rejects(rig.node.pauseSandbox(TEAM, id, { memory: true }), /could not be paused/);
   const after = await rig.node.getSandbox(TEAM, id);
   assert.equal(after.state, 'running');
   assert.equal(after.endAtMs, endAtMs);
   await rig.node.member(id)!.agent();
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   rig.host.failNext.add('unpark');
-  await assert.rejects(rig.node.connectSandbox(TEAM, id, 60), code('guest_unresponsive'));
+  await assert.rejects(rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 }), code('guest_unresponsive'));
   assert.equal((await rig.node.getSandbox(TEAM, id)).state, 'paused');
   assert.equal(rig.host.machines.get(id)!.parked, true);
-  assert.equal((await rig.node.connectSandbox(TEAM, id, 60)).resumed, true);
+  assert.equal((await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 })).resumed, true);
 });
 
 test('what a verb that failed all the way left can still be resumed, and killed', async (t) => {
@@ -209,12 +196,12 @@ test('what a verb that failed all the way left can still be resumed, and killed'
   t.after(() => rig.end());
   const { sandboxID: id } = await jail(rig);
   for (const name of ['park', 'unpark'] as const) rig.host.failNext.add(name);
-  await assert.rejects(rig.node.pauseSandbox(TEAM, id));
+  await assert.rejects(rig.node.pauseSandbox(TEAM, id, { memory: true }));
   assert.equal(rig.rows.get(id)!.state, 'pausing');
-  assert.equal((await rig.node.connectSandbox(TEAM, id, 60)).resumed, true);
+  assert.equal((await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 })).resumed, true);
   assert.equal(rig.host.machines.get(id)!.parked, false);
   for (const name of ['park', 'unpark'] as const) rig.host.failNext.add(name);
-  await assert.rejects(rig.node.pauseSandbox(TEAM, id));
+  await assert.rejects(rig.node.pauseSandbox(TEAM, id, { memory: true }));
   await rig.node.killSandbox(TEAM, id);
   assert.deepEqual(rig.rows.all(), []);
 });
@@ -226,9 +213,9 @@ test('with auto-pause its deadline pauses it, again after each resume', async (t
   assert.equal(onTimeout, 'pause');
   await until('it is paused', () => rig.rows.get(id)?.state === 'paused');
   assert.ok((await rig.node.getSandbox(TEAM, id)).endAtMs >= endAtMs);
-  await rig.node.connectSandbox(TEAM, id, 1);
+  await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 1 });
   await until('and again', () => rig.rows.get(id)?.state === 'paused');
-  await rig.node.connectSandbox(TEAM, id, 60);
+  await rig.node.connectSandbox(TEAM, id, { timeoutSeconds: 60 });
   await rig.node.setSandboxTimeout(TEAM, id, 0);
   await until('a timeout of nothing pauses it too', () => rig.rows.get(id)?.state === 'paused');
   assert.equal((await rig.node.getSandbox(TEAM, id)).onTimeout, 'pause');
@@ -248,7 +235,7 @@ test('a paused sandbox is counted by admission: its memory is still its own', as
   const rig = await startNodeRig({ ...quiet, memoryBudgetMB: 40 });
   t.after(() => rig.end());
   const { sandboxID: id } = await jail(rig);
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   await assert.rejects(jail(rig), code('capacity'));
   await rig.node.killSandbox(TEAM, id);
   await jail(rig);
@@ -257,7 +244,7 @@ test('a paused sandbox is counted by admission: its memory is still its own', as
 test('an end of the node ends paused sandboxes too: they are in the memory of the host', async () => {
   const rig = await startNodeRig(quiet);
   const { sandboxID: id } = await jail(rig);
-  await rig.node.pauseSandbox(TEAM, id);
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
   await rig.end();
   assert.equal(rig.host.machines.size, 0);
   assert.equal(rig.host.attachments.size, 0);

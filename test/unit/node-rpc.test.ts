@@ -10,11 +10,18 @@ import fc from 'fast-check';
 import { CoppiceError, ERRORS, type ErrorCode } from '../../src/contract/errors.ts';
 import {
   type CreateSandboxRequest,
+  type EventsQuery,
+  type ForkResult,
   ISOLATIONS,
   type LeakReport,
+  type LifecycleEvent,
   type ListSandboxesQuery,
+  type LogEntry,
+  type LogsQuery,
   type NodeApi,
   type NodeStatus,
+  type Receipt,
+  type SandboxMetric,
   type SandboxView,
   type SnapshotView,
   type TemplateView,
@@ -31,6 +38,7 @@ const view: SandboxView = {
   startedAtMs: 1_795_296_701_123.25,
   endAtMs: 2 ** 53 - 1,
   onTimeout: 'pause',
+  autoResume: true,
   cpuCount: 2,
   memoryMB: 512,
   diskSizeMB: 1024,
@@ -39,6 +47,9 @@ const view: SandboxView = {
   isolation: 'jail',
   generation: '5d7a0a0e-8a64-4a8c-9f0e-0d9a7f0d3a11',
 };
+
+const captured: Receipt = { verb: 'pause', totalMs: 7.5, stages: [{ name: 'capture', ms: 5 }], pauseMs: 0 };
+const restored: Receipt = { verb: 'resume', path: 'shell', totalMs: 3, stages: [] };
 
 const wanted = (): CreateSandboxRequest => ({
   teamID: 'team',
@@ -62,13 +73,27 @@ async function serve(t: TestContext, api: Partial<NodeApi>, seen: unknown[] = []
     connectSandbox: unused,
     resumeSandbox: unused,
     pauseSandbox: unused,
+    forkSandbox: unused,
+    rollbackSandbox: unused,
     refreshSandbox: unused,
     createSnapshot: unused,
     listSnapshots: unused,
     deleteSnapshot: unused,
     setSandboxTimeout: unused,
     killSandbox: unused,
+    sandboxMetrics: unused,
+    latestMetrics: unused,
+    listLogs: unused,
+    listEvents: unused,
     listTemplates: unused,
+    requestBuild: unused,
+    startBuild: unused,
+    getBuild: unused,
+    buildFile: unused,
+    tagTemplate: unused,
+    untagTemplate: unused,
+    listTags: unused,
+    publishTemplate: unused,
     status: unused,
     leaks: unused,
     ...api,
@@ -109,6 +134,7 @@ const views: fc.Arbitrary<SandboxView> = fc
       startedAtMs: number,
       endAtMs: number,
       onTimeout: fc.constantFrom('kill', 'pause'),
+      autoResume: fc.boolean(),
       cpuCount: number,
       memoryMB: number,
       diskSizeMB: number,
@@ -158,11 +184,20 @@ test('any create request and any sandbox survive the trip', async (t) => {
         }),
         optional('isolation', fc.constantFrom(...ISOLATIONS)),
         optional('onTimeout', fc.constantFrom('kill', 'pause')),
+        optional('pauseMemory', fc.boolean()),
+        optional('autoResume', fc.boolean()),
         optional('allowInternetAccess', fc.boolean()),
       ),
-      async (sandbox, [base, isolation, onTimeout, network]) => {
+      async (sandbox, [base, isolation, onTimeout, pauseMemory, autoResume, network]) => {
         answer = sandbox;
-        const sent = { ...base, ...isolation, ...onTimeout, network } as CreateSandboxRequest;
+        const sent = {
+          ...base,
+          ...isolation,
+          ...onTimeout,
+          ...pauseMemory,
+          ...autoResume,
+          network,
+        } as CreateSandboxRequest;
         const result = await client.createSandbox(sent);
         same(got, sent);
         same(result.sandbox, sandbox);
@@ -205,7 +240,7 @@ test('a list query and its page survive the trip, absent fields absent', async (
   assert.deepStrictEqual(got, full);
 });
 
-test('pauses and resumes carry their arguments, and snapshots survive the trip, absent fields absent', async (t) => {
+test('snapshots survive the trip, absent fields absent', async (t) => {
   const calls: unknown[] = [];
   const note =
     <T>(answer: T) =>
@@ -220,41 +255,39 @@ test('pauses and resumes carry their arguments, and snapshots survive the trip, 
     buildID: 'b',
     sourceID: 's',
     isolation: 'jail',
+    memory: false,
+    parentID: '',
+    ownBytes: 0,
+    sharedBytes: 2 ** 53 - 1,
     createdAtMs: 17.5,
   };
-  const named = { ...bare, snapshotID: 'ä:v2', names: ['ä:v2', 'x'] };
+  const named = { ...bare, snapshotID: 'ä:v2', names: ['ä:v2', 'x'], memory: true, parentID: 'b', ownBytes: 2 ** 40 };
   const next = { createdAtMs: 2 ** 52, buildID: 'b' };
   let aborted = false;
   const { client } = await serve(t, {
-    pauseSandbox: note(undefined),
-    resumeSandbox: note(view),
-    refreshSandbox: note(undefined),
     deleteSnapshot: note(undefined),
     createSnapshot: async (teamID, sandboxID, { signal, ...options }) => {
       calls.push([teamID, sandboxID, options]);
       if (options.name === 'slow')
         await new Promise<void>((resolve) => signal!.addEventListener('abort', () => resolve(), { once: true }));
       aborted = signal!.aborted;
-      return options.name === undefined ? bare : named;
+      return { snapshot: options.name === undefined ? bare : named, receipt: captured };
     },
     listSnapshots: async (query) => {
       calls.push([query]);
       return query.after ? { snapshots: [] } : { snapshots: [bare, named], next };
     },
   });
-  assert.equal(await client.pauseSandbox('t', 's'), undefined);
-  assert.deepStrictEqual(await client.resumeSandbox('t', 's', 15), view);
-  assert.equal(await client.refreshSandbox('t', 's', 16), undefined);
-  assert.deepStrictEqual(await client.createSnapshot('t', 's', {}), bare);
-  assert.deepStrictEqual(await client.createSnapshot('t', 's', { name: 'ä:v2' }), named);
+  assert.deepStrictEqual(await client.createSnapshot('t', 's', {}), { snapshot: bare, receipt: captured });
+  assert.deepStrictEqual(await client.createSnapshot('t', 's', { name: 'ä:v2' }), {
+    snapshot: named,
+    receipt: captured,
+  });
   assert.deepStrictEqual(await client.listSnapshots({ teamID: 't', limit: 1 }), { snapshots: [bare, named], next });
   const full = { teamID: 't', limit: 100, sourceID: '', name: '', after: next };
   assert.deepStrictEqual(await client.listSnapshots(full), { snapshots: [] });
   assert.equal(await client.deleteSnapshot('t', 'ä:v2'), undefined);
   assert.deepStrictEqual(calls, [
-    ['t', 's'],
-    ['t', 's', 15],
-    ['t', 's', 16],
     ['t', 's', {}],
     ['t', 's', { name: 'ä:v2' }],
     [{ teamID: 't', limit: 1 }],
@@ -263,10 +296,158 @@ test('pauses and resumes carry their arguments, and snapshots survive the trip, 
   ]);
   const controller = new AbortController();
   const slow = client.createSnapshot('t', 's', { name: 'slow', signal: controller.signal });
-  await until('it is there', () => calls.length === 9);
+  await until('it is there', () => calls.length === 6);
   controller.abort();
   await assert.rejects(slow, { code: 'aborted' });
   await until('the node was told', () => aborted);
+});
+
+test('metrics, logs and events survive the trip, absent fields absent', async (t) => {
+  const metric: SandboxMetric = {
+    ...{ atMs: 17.5, cpuCount: 2, cpuUsedPct: 0.01, memUsed: 0, memTotal: 2 ** 53 - 1, memCache: 1 },
+    ...{ diskUsed: 2 ** 40, diskTotal: 2 ** 41 },
+  };
+  const entry: LogEntry = { atMs: 1.5, level: 'error', message: 'é\n✓', fields: { logger: 'x', __proto__x: '' } };
+  const event: LifecycleEvent = {
+    ...{ id: 'e', position: 2 ** 52, kind: 'checkpointed', atMs: 5, teamID: 't', sandboxID: 's', generation: 'g' },
+    ...{ templateID: 'tpl', buildID: 'b', data: { deep: { list: [1, null, 'é'] } } },
+  };
+  const calls: unknown[] = [];
+  let aborted = false;
+  const { client } = await serve(t, {
+    sandboxMetrics: async (...args) => {
+      calls.push(args);
+      return [metric, metric];
+    },
+    latestMetrics: async (teamID, ids) => {
+      calls.push([teamID, [...ids]]);
+      return new Map(ids.map((id) => [id, metric]));
+    },
+    listLogs: async (query) => {
+      calls.push(query);
+      return query.limit === 0 ? [] : [entry];
+    },
+    listEvents: async (query, signal) => {
+      calls.push(query);
+      if (query.waitMs !== undefined)
+        await new Promise<void>((resolve) => signal!.addEventListener('abort', () => resolve(), { once: true }));
+      aborted = signal!.aborted;
+      return { events: query.order === 'asc' ? [event] : [], head: 7 };
+    },
+  });
+  assert.deepStrictEqual(await client.sandboxMetrics('t', 's', {}), [metric, metric]);
+  assert.deepStrictEqual(await client.sandboxMetrics('t', 's', { startMs: 0, endMs: 1.5 }), [metric, metric]);
+  assert.deepStrictEqual(
+    await client.latestMetrics('t', ['a', 'b']),
+    new Map([
+      ['a', metric],
+      ['b', metric],
+    ]),
+  );
+  assert.deepStrictEqual(await client.latestMetrics('t', []), new Map());
+  const bare: LogsQuery = { teamID: 't', sandboxID: 's', direction: 'forward', limit: 0 };
+  const full: LogsQuery = { ...bare, direction: 'backward', cursorMs: 0, limit: 1000, level: 'debug', search: '' };
+  assert.deepStrictEqual(await client.listLogs(bare), []);
+  assert.deepStrictEqual(await client.listLogs(full), [entry]);
+  const all: EventsQuery = { order: 'desc', limit: 1 };
+  const some: EventsQuery = {
+    ...{
+      order: 'asc',
+      limit: 256,
+      teamID: '',
+      sandboxID: 's',
+      id: 'i',
+      kinds: ['killed', 'created'],
+      after: 0,
+      offset: 0,
+    },
+  };
+  assert.deepStrictEqual(await client.listEvents(all), { events: [], head: 7 });
+  assert.deepStrictEqual(await client.listEvents(some), { events: [event], head: 7 });
+  assert.deepStrictEqual(calls, [
+    ['t', 's', {}],
+    ['t', 's', { startMs: 0, endMs: 1.5 }],
+    ['t', ['a', 'b']],
+    ['t', []],
+    bare,
+    full,
+    all,
+    some,
+  ]);
+  const controller = new AbortController();
+  const waiting = client.listEvents({ ...all, waitMs: 60_000 }, controller.signal);
+  await until('it waits', () => calls.length === 9);
+  controller.abort();
+  await assert.rejects(waiting, { code: 'aborted' });
+  await until('the node was told', () => aborted);
+});
+
+test('pauses, resumes and rollbacks carry their wishes and receipts, absent fields absent', async (t) => {
+  const calls: unknown[] = [];
+  const running = { sandbox: view, resumed: false };
+  const resumed = { sandbox: { ...view, autoResume: false }, resumed: true, receipt: restored };
+  const { client } = await serve(t, {
+    pauseSandbox: async (...args) => {
+      calls.push(args);
+      return captured;
+    },
+    connectSandbox: async (...args) => {
+      calls.push(args);
+      return args[2].memory === false ? resumed : running;
+    },
+    resumeSandbox: async (...args) => {
+      calls.push(args);
+      return resumed;
+    },
+    rollbackSandbox: async (...args) => {
+      calls.push(args);
+      return resumed;
+    },
+  });
+  assert.deepStrictEqual(await client.pauseSandbox('t', 's', { memory: true }), captured);
+  assert.deepStrictEqual(await client.pauseSandbox('t', 's', { memory: false }), captured);
+  assert.deepStrictEqual(await client.connectSandbox('t', 's', { timeoutSeconds: 0 }), running);
+  assert.deepStrictEqual(await client.connectSandbox('t', 's', { timeoutSeconds: 5, memory: false }), resumed);
+  assert.deepStrictEqual(await client.resumeSandbox('t', 's', { timeoutSeconds: 0.5, memory: true }), resumed);
+  assert.deepStrictEqual(await client.rollbackSandbox('t', 's', 'ä:v2'), resumed);
+  assert.deepStrictEqual(calls, [
+    ['t', 's', { memory: true }],
+    ['t', 's', { memory: false }],
+    ['t', 's', { timeoutSeconds: 0 }],
+    ['t', 's', { timeoutSeconds: 5, memory: false }],
+    ['t', 's', { timeoutSeconds: 0.5, memory: true }],
+    ['t', 's', 'ä:v2'],
+  ]);
+});
+
+test('each fork arrives with its own outcome, in order; a cancelled fork aborts the signal of the node', async (t) => {
+  const codes = Object.keys(ERRORS) as ErrorCode[];
+  const forks: ForkResult['forks'] = [
+    { sandbox: view },
+    ...codes.map((code) => ({ error: { code, message: `é ✓ ${code}` } })),
+    { sandbox: { ...view, sandboxID: 'i2' } },
+  ];
+  let answer: ForkResult = { forks, receipt: captured };
+  const begun = Promise.withResolvers<AbortSignal>();
+  const { client } = await serve(t, {
+    forkSandbox: async (teamID, sandboxID, wish, signal) => {
+      assert.deepStrictEqual([teamID, sandboxID, wish.timeoutSeconds], ['t', 's', 15]);
+      if (wish.count === 7) begun.resolve(signal!);
+      return wish.count === 7 ? new Promise(() => {}) : answer;
+    },
+  });
+  assert.deepStrictEqual(await client.forkSandbox('t', 's', { count: 100, timeoutSeconds: 15 }), answer);
+  answer = { forks: [{ error: { code: 'internal', message: `\ud800${'x'.repeat(20_000)}` } }], receipt: captured };
+  const [cut] = (await client.forkSandbox('t', 's', { count: 1, timeoutSeconds: 15 })).forks;
+  assert.ok(cut && 'error' in cut && cut.error.message.length === 8_192 && cut.error.message.isWellFormed());
+  answer = { forks: [{ error: { code: 'no such code' as ErrorCode, message: 'x' } }], receipt: captured };
+  await assert.rejects(client.forkSandbox('t', 's', { count: 1, timeoutSeconds: 15 }), { code: 'internal' });
+  const controller = new AbortController();
+  const call = client.forkSandbox('t', 's', { count: 7, timeoutSeconds: 15 }, controller.signal);
+  const signal = await begun.promise;
+  controller.abort();
+  await assert.rejects(call, { code: 'aborted' });
+  await until('the node was told', () => signal.aborted);
 });
 
 test('the other methods carry their arguments and answers', async (t) => {
@@ -309,9 +490,8 @@ test('the other methods carry their arguments and answers', async (t) => {
       calls.push(args);
       return view;
     },
-    connectSandbox: async (...args) => {
+    refreshSandbox: async (...args) => {
       calls.push(args);
-      return { sandbox: view, resumed: true };
     },
     setSandboxTimeout: async (...args) => {
       calls.push(args);
@@ -324,7 +504,7 @@ test('the other methods carry their arguments and answers', async (t) => {
     leaks: async () => leaks,
   });
   assert.deepStrictEqual(await client.getSandbox('t', 's'), view);
-  assert.deepStrictEqual(await client.connectSandbox('t', 's', 5), { sandbox: view, resumed: true });
+  assert.equal(await client.refreshSandbox('t', 's', 16), undefined);
   assert.equal(await client.setSandboxTimeout('t', 's', 0), undefined);
   assert.equal(await client.killSandbox('t', 's'), undefined);
   assert.deepStrictEqual(await client.listTemplates(), [template, { ...template, lastSpawnedAtMs: 0 }]);
@@ -332,7 +512,7 @@ test('the other methods carry their arguments and answers', async (t) => {
   assert.deepStrictEqual(await client.leaks(), leaks);
   assert.deepEqual(calls, [
     ['t', 's'],
-    ['t', 's', 5],
+    ['t', 's', 16],
     ['t', 's', 0],
     ['t', 's'],
   ]);

@@ -5,7 +5,7 @@ import { dirname, join, relative } from 'node:path';
 import test from 'node:test';
 import { isCoppiceError } from '../../src/contract/errors.ts';
 import { Backends } from '../../src/isolation/backends.ts';
-import { imageFilesOfSnapshots } from '../../src/node/snapshot-template.ts';
+import { inUse } from '../../src/node/snapshot-template.ts';
 import { TemplateBuilds } from '../../src/node/template-builds.ts';
 import { silentLog } from '../../src/telemetry/log.ts';
 import { BOTH_KINDS, createRequest, type NodeRig, startNodeRig, TEAM } from '../helpers/node-rig.ts';
@@ -40,7 +40,9 @@ test('a crash after its files were published and before its row says so: the sam
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const source = await create(rig);
-  const { buildID } = await rig.node.createSnapshot(TEAM, source, {});
+  const {
+    snapshot: { buildID },
+  } = await rig.node.createSnapshot(TEAM, source, {});
   const { state: _, ...row } = rig.rows.snapshots.get(buildID)!;
   rig.rows.snapshots.settleDelete(buildID);
   rig.rows.snapshots.begin(row);
@@ -53,7 +55,9 @@ test('a crash while it is deleted: the deletion is finished', async (t) => {
   t.after(() => rig.end());
   const source = await create(rig);
   for (const filesGone of [false, true]) {
-    const { buildID } = await rig.node.createSnapshot(TEAM, source, {});
+    const {
+      snapshot: { buildID },
+    } = await rig.node.createSnapshot(TEAM, source, {});
     rig.rows.snapshots.intendDelete(buildID);
     if (filesGone) await rm(join(rig.snapshotsFolder, buildID), { recursive: true });
     await rig.crash();
@@ -66,7 +70,9 @@ test('a snapshot that is ready outlives a crash and an end of the node', async (
   t.after(() => rig.end());
   const source = await create(rig);
   rig.host.machines.get(source)!.disk.push('kept');
-  const { snapshotID } = await rig.node.createSnapshot(TEAM, source, { name: 'work' });
+  const {
+    snapshot: { snapshotID },
+  } = await rig.node.createSnapshot(TEAM, source, { name: 'work' });
   await rig.node.stop();
   assert.equal(rig.host.machines.size, 0);
   await rig.crash();
@@ -91,7 +97,9 @@ test('files that no row accounts for are a leak, and are swept at the start', as
 test('a snapshot whose files are gone is refused with the reason, and can be deleted', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
-  const { buildID, snapshotID } = await rig.node.createSnapshot(TEAM, await create(rig), {});
+  const {
+    snapshot: { buildID, snapshotID },
+  } = await rig.node.createSnapshot(TEAM, await create(rig), {});
   await rm(join(rig.snapshotsFolder, buildID), { recursive: true });
   await assert.rejects(create(rig, snapshotID), (error) => isCoppiceError(error, 'checkpoint_corrupt'));
   await rig.node.deleteSnapshot(TEAM, snapshotID);
@@ -103,19 +111,24 @@ test('its image is kept for as long as it is there, by a path that moves with th
   const templates = [BOTH_KINDS[0]!, { ...BOTH_KINDS[1]!, image }];
   templates[1] = {
     ...templates[1]!,
-    golden: { ...templates[1]!.golden, manifest: { ...templates[1]!.golden.manifest, imageHash: 'h' } },
+    checkpoint: {
+      ...templates[1]!.checkpoint,
+      manifest: { ...templates[1]!.checkpoint.manifest, imageHash: 'h' },
+    },
   };
   const rig = await startNodeRig({ ...quiet, templates });
   t.after(() => rig.end());
   const database = join(dirname(rig.snapshotsFolder), 'node.db');
-  const files = () => imageFilesOfSnapshots(database, rig.snapshotsFolder).toSorted();
+  const files = () => inUse(database, rig.snapshotsFolder).images.toSorted();
   assert.deepEqual(files(), []);
-  const { snapshotID } = await rig.node.createSnapshot(TEAM, await create(rig), {});
+  const {
+    snapshot: { snapshotID },
+  } = await rig.node.createSnapshot(TEAM, await create(rig), {});
   assert.deepEqual(files(), ['/a/f', '/i/f', '/k/f', '/r/f']);
   assert.equal(rig.rows.snapshots.all()[0]!.image.rootfs, relative(rig.snapshotsFolder, '/r/f'));
   await rig.node.deleteSnapshot(TEAM, snapshotID);
   assert.deepEqual(files(), []);
-  assert.deepEqual(imageFilesOfSnapshots(join(rig.snapshotsFolder, 'nothing.db'), '/'), []);
+  assert.deepEqual(inUse(join(rig.snapshotsFolder, 'nothing.db'), '/').images, []);
 });
 
 const KEPT = 'rootfs-0123456789abcdef-0123456789abcdef';
@@ -128,7 +141,7 @@ async function sweepImages(home: string, imagesFolder: string): Promise<string[]
     imagesFolder,
     templatesFolder: join(home, 'templates'),
     machinesFolder: join(home, 'machines'),
-    imagesInUse: () => [join(imagesFolder, KEPT, 'rootfs.ext4')],
+    inUse: () => ({ builds: new Set(), images: [join(imagesFolder, KEPT, 'rootfs.ext4')] }),
     uid: undefined,
     log: silentLog,
   });

@@ -3,9 +3,11 @@ import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import test from 'node:test';
 import { isCoppiceError } from '../../src/contract/errors.ts';
+import type { NodeOptions } from '../../src/node/node.ts';
 import { BOTH_KINDS, createRequest, type NodeRig, OTHER_TEAM, startNodeRig, TEAM } from '../helpers/node-rig.ts';
 import { until } from '../helpers/until.ts';
 
+const NEWER = '11111111-0000-4000-8000-000000000000';
 const quiet = { templates: BOTH_KINDS, pool: { least: 0, most: 0 } } as const;
 const code = (wanted: Parameters<typeof isCoppiceError>[1]) => (error: unknown) => isCoppiceError(error, wanted);
 
@@ -28,15 +30,14 @@ test('a snapshot becomes sandboxes that have what its source had, and nothing th
   const rig = await startNodeRig({ ...quiet, pool: { least: 1, most: 1 } });
   t.after(() => rig.end());
   const source = await written(rig, 'early');
-  const snapshot = await rig.node.createSnapshot(TEAM, source, {});
+  const snapshot = (await rig.node.createSnapshot(TEAM, source, {})).snapshot;
   assert.match(snapshot.snapshotID, /^[a-z0-9]{20}:default$/);
   assert.deepEqual(snapshot.names, []);
   assert.equal(snapshot.sourceID, source);
   assert.equal(snapshot.isolation, 'jail');
   rig.host.machines.get(source)!.disk.push('late');
   for (const name of [snapshot.snapshotID, snapshot.templateID]) {
-    const { sandbox, receipt } = await rig.node.createSandbox(createRequest({ template: name, metadata: { a: 'b' } }));
-    assert.equal(receipt.path, 'cold', 'there is no hot tier of snapshots');
+    const { sandbox } = await rig.node.createSandbox(createRequest({ template: name, metadata: { a: 'b' } }));
     assert.deepEqual(diskOf(rig, sandbox.sandboxID), ['early']);
     assert.equal(sandbox.templateID, snapshot.templateID);
     assert.equal(sandbox.isolation, 'jail');
@@ -55,8 +56,10 @@ test('it is taken of a paused sandbox too, which stays paused', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const source = await written(rig, 'kept');
-  await rig.node.pauseSandbox(TEAM, source);
-  const { snapshotID } = await rig.node.createSnapshot(TEAM, source, {});
+  await rig.node.pauseSandbox(TEAM, source, { memory: true });
+  const {
+    snapshot: { snapshotID },
+  } = await rig.node.createSnapshot(TEAM, source, {});
   assert.equal((await rig.node.getSandbox(TEAM, source)).state, 'paused');
   assert.equal(rig.host.machines.get(source)!.parked, true);
   assert.deepEqual(diskOf(rig, await create(rig, snapshotID)), ['kept']);
@@ -65,12 +68,12 @@ test('it is taken of a paused sandbox too, which stays paused', async (t) => {
 test('a name with tags: created by it, listed by it, and its successor takes its place', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
-  const one = await rig.node.createSnapshot(TEAM, await written(rig, 'one'), { name: 'Work' });
+  const one = (await rig.node.createSnapshot(TEAM, await written(rig, 'one'), { name: 'Work' })).snapshot;
   assert.equal(one.snapshotID, 'work:default');
   assert.deepEqual(one.names, ['work:default']);
-  const two = await rig.node.createSnapshot(TEAM, await written(rig, 'two'), { name: 'work:v2' });
+  const two = (await rig.node.createSnapshot(TEAM, await written(rig, 'two'), { name: 'work:v2' })).snapshot;
   assert.equal(two.templateID, one.templateID, 'snapshots of one name are one template');
-  const three = await rig.node.createSnapshot(TEAM, await written(rig, 'three'), { name: 'work' });
+  const three = (await rig.node.createSnapshot(TEAM, await written(rig, 'three'), { name: 'work' })).snapshot;
   assert.equal(three.templateID, one.templateID);
   assert.deepEqual(await listed(rig), ['work:default', 'work:v2']);
   assert.deepEqual(await listed(rig, { name: 'work' }), ['work:default', 'work:v2']);
@@ -104,31 +107,22 @@ test('names that cannot be are refused', async (t) => {
   assert.deepEqual(await readdir(rig.snapshotsFolder), []);
 });
 
-test('a kind that has none refuses by name', async (t) => {
-  const rig = await startNodeRig(quiet);
-  t.after(() => rig.end());
-  const source = await create(rig, 'base');
-  await assert.rejects(
-    rig.node.createSnapshot(TEAM, source, {}),
-    (error) => isCoppiceError(error, 'not_implemented') && /^snapshot .*microvm/.test(error.message),
-  );
-  assert.deepEqual(await listed(rig), []);
-});
-
 test("another team's sandbox and snapshot do not exist for this one", async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
   const source = await create(rig);
   await assert.rejects(rig.node.createSnapshot(OTHER_TEAM, source, {}), code('sandbox_not_found'));
-  const mine = await rig.node.createSnapshot(TEAM, source, { name: 'work' });
+  const mine = (await rig.node.createSnapshot(TEAM, source, { name: 'work' })).snapshot;
   for (const name of ['work', mine.snapshotID, mine.templateID]) {
     await assert.rejects(create(rig, name, OTHER_TEAM), code('template_not_found'));
     await assert.rejects(rig.node.deleteSnapshot(OTHER_TEAM, name), code('template_not_found'));
   }
   assert.deepEqual(await listed(rig, { teamID: OTHER_TEAM }), []);
-  const theirs = await rig.node.createSnapshot(OTHER_TEAM, await create(rig, 'base-jail', OTHER_TEAM), {
-    name: 'work',
-  });
+  const theirs = (
+    await rig.node.createSnapshot(OTHER_TEAM, await create(rig, 'base-jail', OTHER_TEAM), {
+      name: 'work',
+    })
+  ).snapshot;
   assert.notEqual(theirs.templateID, mine.templateID, 'one name, two teams');
   assert.deepEqual(await listed(rig), ['work:default']);
 });
@@ -136,7 +130,9 @@ test("another team's sandbox and snapshot do not exist for this one", async (t) 
 test('deleted: its files go at once, sandboxes made from it go on and keep their shape', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
-  const { snapshotID, templateID } = await rig.node.createSnapshot(TEAM, await written(rig, 'kept'), {});
+  const {
+    snapshot: { snapshotID, templateID },
+  } = await rig.node.createSnapshot(TEAM, await written(rig, 'kept'), {});
   const { sandbox } = await rig.node.createSandbox(createRequest({ template: snapshotID }));
   await rig.node.deleteSnapshot(TEAM, snapshotID);
   assert.deepEqual(await readdir(rig.snapshotsFolder), []);
@@ -145,8 +141,8 @@ test('deleted: its files go at once, sandboxes made from it go on and keep their
   assert.deepEqual(await rig.node.getSandbox(TEAM, sandbox.sandboxID), sandbox);
   await rig.crash();
   assert.deepEqual(await rig.node.getSandbox(TEAM, sandbox.sandboxID), sandbox, 'over a restart too');
-  await rig.node.pauseSandbox(TEAM, sandbox.sandboxID);
-  await rig.node.connectSandbox(TEAM, sandbox.sandboxID, 60);
+  await rig.node.pauseSandbox(TEAM, sandbox.sandboxID, { memory: true });
+  await rig.node.connectSandbox(TEAM, sandbox.sandboxID, { timeoutSeconds: 60 });
   assert.notDeepEqual(rig.rows.snapshots.all(), [], 'its row tells what the sandbox is made of');
   await rig.node.killSandbox(TEAM, sandbox.sandboxID);
   rig.rows.snapshots.purge();
@@ -169,7 +165,9 @@ test('deletion by tag takes one, by name all; a template is not deleted', async 
 test('a create that is under way when its snapshot is deleted still gets it', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
-  const { snapshotID } = await rig.node.createSnapshot(TEAM, await written(rig, 'kept'), {});
+  const {
+    snapshot: { snapshotID },
+  } = await rig.node.createSnapshot(TEAM, await written(rig, 'kept'), {});
   const { reached, release } = rig.host.hold('clone');
   const creating = create(rig, snapshotID);
   await reached;
@@ -185,7 +183,8 @@ test('pages go through all of them once, newest first', async (t) => {
   t.after(() => rig.end());
   const source = await create(rig);
   const made: string[] = [];
-  for (let count = 0; count < 7; count++) made.push((await rig.node.createSnapshot(TEAM, source, {})).snapshotID);
+  for (let count = 0; count < 7; count++)
+    made.push((await rig.node.createSnapshot(TEAM, source, {})).snapshot.snapshotID);
   const seen: string[] = [];
   let after: { createdAtMs: number; buildID: string } | undefined;
   do {
@@ -225,9 +224,9 @@ test('a pause waits for a capture; a kill does not', async (t) => {
   const first = rig.host.hold('capture');
   const taking = rig.node.createSnapshot(TEAM, source, {});
   await first.reached;
-  const pausing = rig.node.pauseSandbox(TEAM, source);
+  const pausing = rig.node.pauseSandbox(TEAM, source, { memory: true });
   assert.equal((await rig.node.getSandbox(TEAM, source)).state, 'running');
-  assert.equal((await rig.node.connectSandbox(TEAM, source, 1)).resumed, false);
+  assert.equal((await rig.node.connectSandbox(TEAM, source, { timeoutSeconds: 1 })).resumed, false);
   first.release();
   await taking;
   await pausing;
@@ -242,24 +241,31 @@ test('a pause waits for a capture; a kill does not', async (t) => {
   await late;
 });
 
-test('a sandbox that was made from an earlier build of its template is refused: its image is not known', async (t) => {
-  const options = { ...quiet, templates: [...BOTH_KINDS] };
+test('a sandbox that was made from an earlier build of its template is captured if that build is still there', async (t) => {
+  const earlier = BOTH_KINDS[1]!;
+  const options: Partial<NodeOptions> = { ...quiet, templates: [...BOTH_KINDS] };
   const rig = await startNodeRig(options);
   t.after(() => rig.end());
-  const source = await create(rig);
-  options.templates[1] = { ...BOTH_KINDS[1]!, buildID: '11111111-0000-4000-8000-000000000000' };
+  const source = await written(rig, 'old');
+  const templates = [BOTH_KINDS[0]!, { ...earlier, buildID: NEWER, baseID: NEWER }];
+  Object.assign(options, { templates });
   await rig.crash();
-  await assert.rejects(rig.node.createSnapshot(TEAM, source, {}), /made from an earlier build/);
-  await rig.node.createSnapshot(TEAM, await create(rig), {});
+  await assert.rejects(rig.node.createSnapshot(TEAM, source, {}), code('host_unfit'));
+  assert.equal((await rig.node.getSandbox(TEAM, source)).state, 'running');
+  Object.assign(options, { olderBuild: async (id: string) => (id === earlier.buildID ? earlier : undefined) });
+  await rig.crash();
+  const { snapshot } = await rig.node.createSnapshot(TEAM, source, {});
+  assert.ok(rig.rows.bases().has(earlier.buildID), 'and so it stays');
+  assert.deepEqual(diskOf(rig, await create(rig, snapshot.snapshotID)), ['old']);
 });
 
 test('a snapshot of a sandbox that was made from one', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
-  const first = await rig.node.createSnapshot(TEAM, await written(rig, 'one'), {});
+  const first = (await rig.node.createSnapshot(TEAM, await written(rig, 'one'), {})).snapshot;
   const child = await create(rig, first.snapshotID);
   rig.host.machines.get(child)!.disk.push('two');
-  const second = await rig.node.createSnapshot(TEAM, child, { name: 'second' });
+  const second = (await rig.node.createSnapshot(TEAM, child, { name: 'second' })).snapshot;
   await rig.node.deleteSnapshot(TEAM, first.snapshotID);
   assert.deepEqual(diskOf(rig, await create(rig, 'second')), ['one', 'two']);
   assert.deepEqual(await readdir(rig.snapshotsFolder), [second.buildID]);
@@ -268,7 +274,9 @@ test('a snapshot of a sandbox that was made from one', async (t) => {
 test('isolation asked for beside a snapshot must be its own', async (t) => {
   const rig = await startNodeRig(quiet);
   t.after(() => rig.end());
-  const { snapshotID } = await rig.node.createSnapshot(TEAM, await create(rig), {});
+  const {
+    snapshot: { snapshotID },
+  } = await rig.node.createSnapshot(TEAM, await create(rig), {});
   const wish = (isolation: 'jail' | 'microvm') =>
     rig.node.createSandbox(createRequest({ template: snapshotID, isolation }));
   await wish('jail');

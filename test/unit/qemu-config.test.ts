@@ -23,10 +23,14 @@ const common = {
   rootfs: '/i/root',
   agentDrive: '/i/agent',
   uid: 70_000,
-  descriptors: { monitor: 3, capture: 4, restore: 5 },
+  monitor: 3,
 } satisfies Partial<MachineConfig>;
 const boot: MachineConfig = { ...common, role: { kind: 'boot', kernel: '/i/k', initrd: '/i/r', layer: '/g/layer' } };
 const clone: MachineConfig = { ...common, role: { kind: 'clone', layer: '/g/layer', overlay: '/m/abc/o' } };
+const start: MachineConfig = {
+  ...common,
+  role: { kind: 'start', kernel: '/i/k', initrd: '/i/r', layer: '/g/layer', overlay: '/m/abc/o' },
+};
 const after = (args: readonly string[], name: string) =>
   args.flatMap((arg, at) => (arg === name ? [args[at + 1]!] : []));
 
@@ -48,6 +52,16 @@ test('only a boot loads a kernel; a clone waits for its state', () => {
   const args = qemuArguments(clone);
   for (const name of ['-kernel', '-initrd', '-append']) assert.equal(args.includes(name), false, name);
   assert.deepEqual(after(args, '-incoming'), ['defer']);
+});
+
+test('a start is a clone that boots', () => {
+  const args = (config: MachineConfig) => qemuArguments(config);
+  const kernel = args(boot).slice(args(boot).indexOf('-kernel'));
+  assert.deepEqual(args(start), [
+    ...args(clone).filter((arg) => !['-incoming', 'defer', '-S'].includes(arg)),
+    ...kernel,
+    '-S',
+  ]);
 });
 
 test('a clone can write to its own overlay only, and names the backing of it', () => {

@@ -95,20 +95,34 @@ def _value(axis, scale, value):
     if isinstance(value, str):
         return value
     if scale == "datetime" and not hasattr(value, "isoformat"):
-        import numpy
-
-        if isinstance(value, numpy.datetime64):
-            return str(value)
-        from matplotlib.dates import num2date
-
-        moment = num2date(float(value))
-        return moment.replace(tzinfo=None).isoformat()
+        return _moment(axis, value)
     if scale == "categorical":
         units = getattr(axis, "units", None)
         for name, place in getattr(units, "_mapping", {}).items():
             if place == value:
                 return name
     return to_json(value)
+
+
+def _moment(axis, value):
+    """A date in ISO 8601 that is no datetime: of numpy, a period of pandas, or a number on the axis."""
+    import numpy
+
+    if isinstance(value, numpy.datetime64):
+        return str(value)
+    # pandas draws series of even dates on an axis of periods, and numbers there count those.
+    frequency = getattr(axis.axes, "freq", None)
+    if frequency is not None and not hasattr(value, "to_timestamp"):
+        import pandas
+
+        value = pandas.Period(ordinal=int(value), freq=frequency)
+    if hasattr(value, "to_timestamp"):
+        # A week is named by its last day.
+        weekly = value.freqstr.startswith("W")
+        return (value.to_timestamp(how="end").normalize() if weekly else value.to_timestamp()).isoformat()
+    from matplotlib.dates import num2date
+
+    return num2date(float(value)).replace(tzinfo=None).isoformat()
 
 
 def _ticks(axis, scale):

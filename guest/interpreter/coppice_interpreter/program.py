@@ -8,6 +8,7 @@ import traceback
 
 from .clone import reseed
 from .hooks import install, remember_boxes, show_saved_images
+from .seeds import Seeds
 from .shell import create_shell
 from .streams import PrintStream
 
@@ -40,7 +41,8 @@ class Program:
         os.environ.setdefault("PAGER", "cat")
         signal.signal(signal.SIGINT, wire.gate.on_signal)
         self._shell = create_shell(wire)
-        install({"PIL.Image": show_saved_images, "matplotlib.axes._axes": remember_boxes})
+        self._seeds = Seeds()
+        install({"PIL.Image": show_saved_images, "matplotlib.axes._axes": remember_boxes, **self._seeds.actions()})
         self._pid = os.getpid()
         if warm:
             self._warm()
@@ -66,7 +68,10 @@ class Program:
         elif op == "env":
             self._set_env(_strings(request["set"]))
         elif op == "reseed":
-            reseed(request["entropy"])
+            if "generation" in request:
+                # As in processes that start from now on.
+                os.environ["COPPICE_GENERATION"] = str(request["generation"])
+            reseed(request["entropy"], self._seeds, request.get("keep_given") is True)
             self._wire.send({"type": "ack", "id": str(request["id"])})
         elif op == "ping":
             self._wire.send({"type": "ack", "id": str(request["id"])})

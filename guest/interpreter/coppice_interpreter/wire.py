@@ -2,7 +2,9 @@
 
 Requests (one JSON object a line, at most MAX_REQUEST bytes), field `op`:
   execute {id, code, env_vars?, trace?}   run a cell; `trace: false` restores the namespace and the counters afterwards
-  reseed  {id, entropy}                   base64: mix into every generator of this process
+  reseed  {id, entropy, keep_given?, generation?}
+                                          base64: mix into every generator of this process, `keep_given`: but those that
+                                          user code has seeded; the generation goes into the environment
   env     {set}                           the sandbox's global environment; replaces the set before
   ping    {id}
 
@@ -95,6 +97,7 @@ class Wire:
         self._armed = False
         self._buffer = bytearray()
         self._skipping = False
+        self._watched = {}
         self.in_child = False
         # True: events go nowhere.
         self.muted = False
@@ -103,6 +106,10 @@ class Wire:
         )
 
     # -- requests ---------------------------------------------------------------------------------------------------
+
+    def watch(self, fd, action):
+        """Between requests `action` is called whenever `fd` can be read."""
+        self._watched[fd] = action
 
     def next_request(self):
         """The next request as a dict; None when the host has gone. Waits without any timer."""
@@ -114,10 +121,12 @@ class Wire:
                     return request
                 continue
             poller = select.poll()
-            poller.register(self._requests, select.POLLIN)
-            for fd in self._raw.values():
+            for fd in (self._requests, *self._raw.values(), *self._watched):
                 poller.register(fd, select.POLLIN)
             for fd, _ in poller.poll():
+                if fd in self._watched:
+                    self._watched[fd]()
+                    continue
                 if fd != self._requests:
                     self._discard(fd)
                     continue

@@ -1,13 +1,24 @@
 /** The node's views in E2B's JSON. */
+import { ERRORS } from '../errors.ts';
 import {
   CLIENT_ID,
+  type ForkOutcome,
   type Receipt,
   type SandboxState,
   type SandboxView,
   type SnapshotView,
+  type TemplateBuildView,
   type TemplateView,
 } from '../node-api.ts';
-import type { ListedSandbox, Sandbox, SandboxDetail, SnapshotInfo, Template, TemplateWithBuilds } from './responses.ts';
+import type {
+  ForkResult,
+  ListedSandbox,
+  Sandbox,
+  SandboxDetail,
+  SnapshotInfo,
+  Template,
+  TemplateWithBuilds,
+} from './responses.ts';
 
 /** E2B knows two states: what is on its way into or out of a pause counts as where it goes. Undefined: gone. */
 export function wireState(state: SandboxState): 'running' | 'paused' | undefined {
@@ -68,15 +79,31 @@ export function encodeSandboxDetail(
     ...optional('envdAccessToken', view.envdAccessToken),
     allowInternetAccess: view.allowInternetAccess ?? null,
     domain: domain ?? null,
-    lifecycle: { autoResume: false, onTimeout: view.onTimeout },
+    lifecycle: { autoResume: view.autoResume, onTimeout: view.onTimeout },
   };
 }
 
-export function encodeSnapshot(view: SnapshotView): SnapshotInfo {
-  return { snapshotID: view.snapshotID, names: [...view.names] };
+export function encodeFork(outcome: ForkOutcome, domain: string | undefined): ForkResult {
+  if ('sandbox' in outcome) return { sandbox: encodeSandbox(outcome.sandbox, domain) };
+  const { code, message } = outcome.error;
+  return { error: { code: ERRORS[code].status, message } };
 }
 
-/** Templates of a node have no owner: every key may use them, which is what E2B calls public. */
+export function encodeSnapshot(view: SnapshotView): SnapshotInfo {
+  return {
+    snapshotID: view.snapshotID,
+    names: [...view.names],
+    buildID: view.buildID,
+    parentID: view.parentID,
+    sourceID: view.sourceID,
+    memory: view.memory,
+    ownBytes: view.ownBytes,
+    sharedBytes: view.sharedBytes,
+    createdAt: instant(view.createdAtMs),
+  };
+}
+
+/** Built-in templates have no owner: every key may use them, which is what E2B calls public. */
 export function encodeTemplate(view: TemplateView): Template {
   return {
     templateID: view.templateID,
@@ -84,7 +111,7 @@ export function encodeTemplate(view: TemplateView): Template {
     cpuCount: view.cpuCount,
     memoryMB: view.memoryMB,
     diskSizeMB: view.diskSizeMB,
-    public: true,
+    public: view.public ?? true,
     aliases: [...view.aliases],
     names: [...view.aliases],
     createdAt: instant(view.createdAtMs),
@@ -92,43 +119,63 @@ export function encodeTemplate(view: TemplateView): Template {
     createdBy: null,
     lastSpawnedAt: view.lastSpawnedAtMs === undefined ? null : instant(view.lastSpawnedAtMs),
     spawnCount: view.spawnCount,
-    buildCount: 1,
+    buildCount: view.builds?.length ?? 1,
     envdVersion: view.envdVersion,
-    buildStatus: 'ready',
+    buildStatus: view.status ?? 'ready',
   };
 }
 
 export function encodeTemplateWithBuilds(view: TemplateView): TemplateWithBuilds {
   return {
     templateID: view.templateID,
-    public: true,
+    public: view.public ?? true,
     aliases: [...view.aliases],
     names: [...view.aliases],
     createdAt: instant(view.createdAtMs),
     updatedAt: instant(view.updatedAtMs),
     lastSpawnedAt: view.lastSpawnedAtMs === undefined ? null : instant(view.lastSpawnedAtMs),
     spawnCount: view.spawnCount,
-    builds: [
-      {
-        buildID: view.buildID,
-        status: 'ready',
-        createdAt: instant(view.createdAtMs),
-        updatedAt: instant(view.updatedAtMs),
-        finishedAt: instant(view.updatedAtMs),
-        cpuCount: view.cpuCount,
-        memoryMB: view.memoryMB,
-        diskSizeMB: view.diskSizeMB,
-        envdVersion: view.envdVersion,
-      },
-    ],
+    builds: (view.builds ?? [onlyBuildOf(view)]).map((build) => encodeBuildOf(build, view.envdVersion)),
   };
 }
 
-/** `Server-Timing` (W3C): one entry a stage, durations in milliseconds, then the total. */
-export function encodeServerTiming(receipt: Receipt): string {
-  const stages = receipt.stages.slice(0, 32).map(({ name, ms }) => `${token(name)};dur=${round(ms)}`);
-  const total = `total;dur=${round(receipt.totalMs)}`;
-  return [...stages, receipt.path === undefined ? total : `${total};desc="${receipt.path}"`].join(', ');
+function onlyBuildOf(view: TemplateView): TemplateBuildView {
+  const { buildID, createdAtMs, updatedAtMs, cpuCount, memoryMB, diskSizeMB } = view;
+  return {
+    buildID,
+    status: 'ready',
+    createdAtMs,
+    updatedAtMs,
+    finishedAtMs: updatedAtMs,
+    cpuCount,
+    memoryMB,
+    diskSizeMB,
+  };
+}
+
+function encodeBuildOf(build: TemplateBuildView, envdVersion: string): TemplateWithBuilds['builds'][number] {
+  const { buildID, status, createdAtMs, updatedAtMs, finishedAtMs, cpuCount, memoryMB, diskSizeMB } = build;
+  return {
+    buildID,
+    status,
+    createdAt: instant(createdAtMs),
+    updatedAt: instant(updatedAtMs),
+    ...(finishedAtMs === undefined ? {} : { finishedAt: instant(finishedAtMs) }),
+    cpuCount,
+    memoryMB,
+    diskSizeMB,
+    envdVersion,
+  };
+}
+
+/** `Server-Timing` (W3C): one entry a stage, durations in milliseconds, then how long a captured machine stood, the total. */
+export function encodeServerTiming({ stages, path, pauseMs, totalMs }: Receipt): string {
+  const total = `total;dur=${round(totalMs)}`;
+  return [
+    ...stages.slice(0, 32).map(({ name, ms }) => `${token(name)};dur=${round(ms)}`),
+    ...(pauseMs === undefined ? [] : [`pause;dur=${round(pauseMs)}`]),
+    path === undefined ? total : `${total};desc="${path}"`,
+  ].join(', ');
 }
 
 function token(name: string): string {

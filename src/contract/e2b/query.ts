@@ -66,6 +66,22 @@ export const listTemplatesQuery = z.object({ teamID: once.optional(), nextToken:
 /** `GET /templates`, deprecated: no pages. */
 export const listAllTemplatesQuery = z.object({ teamID: once.optional() });
 
+const unixSeconds = once
+  .regex(/^\d{1,11}$/, 'expected seconds since 1970')
+  .transform(Number)
+  .optional();
+
+/** `GET /teams/{id}/metrics`. */
+export const teamMetricsQuery = z.object({ start: unixSeconds, end: unixSeconds });
+
+/** `GET /teams/{id}/metrics/max`. */
+export const maxTeamMetricQuery = teamMetricsQuery.extend({
+  metric: z.enum(['concurrent_sandboxes', 'sandbox_start_rate']),
+});
+
+/** `GET /nodes/{id}`. */
+export const nodeQuery = z.object({ clusterID: once.optional() });
+
 /**
  * Undoes what is left of E2B's triple encoding after the usual query decoding: the whole is unescaped once, split into
  * pairs, and each piece unescaped again. Plain `a=b` comes out the same. Throws Error on text that is no such list.

@@ -4,6 +4,7 @@
  * configuration is strict in both: a policy that is not understood must not be skipped.
  */
 import { z } from 'zod';
+import { nodeStatus } from './node-responses.ts';
 import { ENV_LIMITS, METADATA_LIMITS, stringMap } from './string-map.ts';
 
 /** E2B's `format: int32`; the parser has made sure that only integer literals arrive as integers. */
@@ -14,6 +15,9 @@ const int32 = z
 const templateName = z.string().min(1).max(256);
 const shortText = z.string().max(1024);
 const textList = z.array(shortText).max(1000);
+
+/** Sandboxes that one fork may make. */
+const FORKS_MAX = 100;
 
 const autoResume = z.object({ enabled: z.boolean() });
 const mcp = z.looseObject({}).nullable();
@@ -87,7 +91,7 @@ export const connectSandboxV2 = z
   .strictObject({ timeout: int32.optional(), memory: z.boolean().optional() })
   .default({});
 
-/** Body of `POST /sandboxes/{id}/pause`. `memory: false` would keep the disk alone. */
+/** Body of `POST /sandboxes/{id}/pause`. `memory: false` keeps the disk alone. */
 export const sandboxPause = z.object({ memory: z.boolean().nullish() }).default({});
 
 /** Body of `POST /sandboxes/{id}/resume`, deprecated. */
@@ -95,8 +99,22 @@ export const sandboxResume = z
   .object({ timeout: int32.nullish(), autoPause: z.boolean().nullish(), memory: z.boolean().nullish() })
   .default({});
 
+/** Body of `POST /sandboxes/{id}/fork`. */
+export const sandboxFork = z
+  .object({ timeout: int32.nullish(), count: z.int().min(1).max(FORKS_MAX).nullish() })
+  .default({});
+
+/** Body of `POST /sandboxes/{id}/rollback`, Coppice's own verb: strict, since no E2B client sends it. */
+export const sandboxRollback = z.strictObject({ snapshotID: templateName });
+
 /** Body of `POST /sandboxes/{id}/snapshots`. */
 export const sandboxSnapshot = z.object({ name: z.string().min(1).max(256).nullish() }).default({});
+
+/** Body that gives a key or an access token its name. */
+export const named = z.object({ name: z.string().min(1).max(1024) });
+
+/** Body of `POST /nodes/{id}`. */
+export const nodeStatusChange = z.object({ status: nodeStatus, clusterID: z.string().max(64).nullish() });
 
 export const sandboxTimeout = z.object({ timeout: int32.min(0) });
 
@@ -108,6 +126,7 @@ export const TIMEOUTS = {
   createV2: 300,
   resume: 15,
   connectV2: 300,
+  fork: 15,
   refreshMin: 15,
   max: 24 * 3600,
 } as const;

@@ -48,7 +48,24 @@ export const sandboxDetail = listedSandbox.extend({
   lifecycle: z.strictObject({ autoResume: z.boolean(), onTimeout: z.enum(['kill', 'pause']) }),
 });
 
-export const snapshotInfo = z.strictObject({ snapshotID: z.string(), names: z.array(z.string()) });
+/** Exactly one of the two for each fork. `code` of its error is an HTTP status. */
+export const forkResult = z.union([
+  z.strictObject({ sandbox }),
+  z.strictObject({ error: z.strictObject({ code: z.int().min(400).max(599), message: z.string().min(1) }) }),
+]);
+
+/** `snapshotID` and `names` are E2B's; the rest is Coppice's own, for who draws a tree of them. */
+export const snapshotInfo = z.strictObject({
+  snapshotID: z.string(),
+  names: z.array(z.string()),
+  buildID: z.string(),
+  parentID: z.string(),
+  sourceID: z.string(),
+  memory: z.boolean(),
+  ownBytes: int,
+  sharedBytes: int,
+  createdAt: instant,
+});
 
 const buildStatus = z.enum(['waiting', 'building', 'ready', 'error']);
 
@@ -100,27 +117,8 @@ export const templateAlias = z.strictObject({ templateID: z.string(), public: z.
 export type Sandbox = z.infer<typeof sandbox>;
 export type ListedSandbox = z.infer<typeof listedSandbox>;
 export type SandboxDetail = z.infer<typeof sandboxDetail>;
+export type ForkResult = z.infer<typeof forkResult>;
 export type SnapshotInfo = z.infer<typeof snapshotInfo>;
 export type Template = z.infer<typeof template>;
 export type TemplateWithBuilds = z.infer<typeof templateWithBuilds>;
 export type TemplateAlias = z.infer<typeof templateAlias>;
-
-const ANSWERS: readonly (readonly [method: string, path: RegExp, status: number, body: z.ZodType])[] = [
-  ['POST', /^(?:\/v2)?\/sandboxes$/, 201, sandbox],
-  ['POST', /^(?:\/v2)?\/sandboxes\/[^/]+\/connect$/, 200, sandbox],
-  ['POST', /^(?:\/v2)?\/sandboxes\/[^/]+\/connect$/, 201, sandbox],
-  ['POST', /^\/sandboxes\/[^/]+\/resume$/, 201, sandbox],
-  ['POST', /^\/sandboxes\/[^/]+\/snapshots$/, 201, snapshotInfo],
-  ['GET', /^\/snapshots$/, 200, z.array(snapshotInfo)],
-  ['GET', /^(?:\/v2)?\/sandboxes$/, 200, z.array(listedSandbox)],
-  ['GET', /^\/sandboxes\/[^/]+$/, 200, sandboxDetail],
-  ['GET', /^(?:\/v2)?\/templates$/, 200, z.array(template)],
-  ['GET', /^\/templates\/aliases\/[^/]+$/, 200, templateAlias],
-  ['GET', /^\/templates\/[^/]+$/, 200, templateWithBuilds],
-];
-
-/** The schema of the JSON body that answers a request; undefined if an answer with that status has none. */
-export function answerSchema(method: string, path: string, status: number): z.ZodType | undefined {
-  if (status >= 400) return errorBody;
-  return ANSWERS.find((each) => each[0] === method && each[1].test(path) && each[2] === status)?.[3];
-}

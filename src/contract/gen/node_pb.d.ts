@@ -159,6 +159,16 @@ export declare type CreateSandboxRequest = Message<"coppice.node.v1.CreateSandbo
    * @generated from field: optional string on_timeout = 9;
    */
   onTimeout?: string | undefined;
+
+  /**
+   * @generated from field: optional bool pause_memory = 10;
+   */
+  pauseMemory?: boolean | undefined;
+
+  /**
+   * @generated from field: optional bool auto_resume = 11;
+   */
+  autoResume?: boolean | undefined;
 };
 
 /**
@@ -255,6 +265,11 @@ export declare type Sandbox = Message<"coppice.node.v1.Sandbox"> & {
    * @generated from field: string on_timeout = 17;
    */
   onTimeout: string;
+
+  /**
+   * @generated from field: bool auto_resume = 18;
+   */
+  autoResume: boolean;
 };
 
 /**
@@ -307,6 +322,11 @@ export declare type Receipt = Message<"coppice.node.v1.Receipt"> & {
    * @generated from field: repeated coppice.node.v1.Stage stages = 4;
    */
   stages: Stage[];
+
+  /**
+   * @generated from field: optional double pause_ms = 5;
+   */
+  pauseMs?: number | undefined;
 };
 
 /**
@@ -498,9 +518,40 @@ export declare type SandboxTimeoutRequest = Message<"coppice.node.v1.SandboxTime
 export declare const SandboxTimeoutRequestSchema: GenMessage<SandboxTimeoutRequest>;
 
 /**
- * @generated from message coppice.node.v1.ConnectSandboxResponse
+ * @generated from message coppice.node.v1.ResumeRequest
  */
-export declare type ConnectSandboxResponse = Message<"coppice.node.v1.ConnectSandboxResponse"> & {
+export declare type ResumeRequest = Message<"coppice.node.v1.ResumeRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: double timeout_seconds = 3;
+   */
+  timeoutSeconds: number;
+
+  /**
+   * @generated from field: optional bool memory = 4;
+   */
+  memory?: boolean | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.ResumeRequest.
+ * Use `create(ResumeRequestSchema)` to create a new message.
+ */
+export declare const ResumeRequestSchema: GenMessage<ResumeRequest>;
+
+/**
+ * @generated from message coppice.node.v1.ResumeResponse
+ */
+export declare type ResumeResponse = Message<"coppice.node.v1.ResumeResponse"> & {
   /**
    * @generated from field: coppice.node.v1.Sandbox sandbox = 1;
    */
@@ -510,13 +561,187 @@ export declare type ConnectSandboxResponse = Message<"coppice.node.v1.ConnectSan
    * @generated from field: bool resumed = 2;
    */
   resumed: boolean;
+
+  /**
+   * @generated from field: coppice.node.v1.Receipt receipt = 3;
+   */
+  receipt?: Receipt | undefined;
 };
 
 /**
- * Describes the message coppice.node.v1.ConnectSandboxResponse.
- * Use `create(ConnectSandboxResponseSchema)` to create a new message.
+ * Describes the message coppice.node.v1.ResumeResponse.
+ * Use `create(ResumeResponseSchema)` to create a new message.
  */
-export declare const ConnectSandboxResponseSchema: GenMessage<ConnectSandboxResponse>;
+export declare const ResumeResponseSchema: GenMessage<ResumeResponse>;
+
+/**
+ * @generated from message coppice.node.v1.PauseRequest
+ */
+export declare type PauseRequest = Message<"coppice.node.v1.PauseRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: bool memory = 3;
+   */
+  memory: boolean;
+};
+
+/**
+ * Describes the message coppice.node.v1.PauseRequest.
+ * Use `create(PauseRequestSchema)` to create a new message.
+ */
+export declare const PauseRequestSchema: GenMessage<PauseRequest>;
+
+/**
+ * @generated from message coppice.node.v1.PauseResponse
+ */
+export declare type PauseResponse = Message<"coppice.node.v1.PauseResponse"> & {
+  /**
+   * @generated from field: coppice.node.v1.Receipt receipt = 1;
+   */
+  receipt?: Receipt | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.PauseResponse.
+ * Use `create(PauseResponseSchema)` to create a new message.
+ */
+export declare const PauseResponseSchema: GenMessage<PauseResponse>;
+
+/**
+ * @generated from message coppice.node.v1.ForkRequest
+ */
+export declare type ForkRequest = Message<"coppice.node.v1.ForkRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: double count = 3;
+   */
+  count: number;
+
+  /**
+   * @generated from field: double timeout_seconds = 4;
+   */
+  timeoutSeconds: number;
+};
+
+/**
+ * Describes the message coppice.node.v1.ForkRequest.
+ * Use `create(ForkRequestSchema)` to create a new message.
+ */
+export declare const ForkRequestSchema: GenMessage<ForkRequest>;
+
+/**
+ * @generated from message coppice.node.v1.ForkError
+ */
+export declare type ForkError = Message<"coppice.node.v1.ForkError"> & {
+  /**
+   * @generated from field: string code = 1;
+   */
+  code: string;
+
+  /**
+   * @generated from field: string message = 2;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.ForkError.
+ * Use `create(ForkErrorSchema)` to create a new message.
+ */
+export declare const ForkErrorSchema: GenMessage<ForkError>;
+
+/**
+ * @generated from message coppice.node.v1.ForkOutcome
+ */
+export declare type ForkOutcome = Message<"coppice.node.v1.ForkOutcome"> & {
+  /**
+   * @generated from oneof coppice.node.v1.ForkOutcome.outcome
+   */
+  outcome: {
+    /**
+     * @generated from field: coppice.node.v1.Sandbox sandbox = 1;
+     */
+    value: Sandbox;
+    case: "sandbox";
+  } | {
+    /**
+     * @generated from field: coppice.node.v1.ForkError error = 2;
+     */
+    value: ForkError;
+    case: "error";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message coppice.node.v1.ForkOutcome.
+ * Use `create(ForkOutcomeSchema)` to create a new message.
+ */
+export declare const ForkOutcomeSchema: GenMessage<ForkOutcome>;
+
+/**
+ * @generated from message coppice.node.v1.ForkResponse
+ */
+export declare type ForkResponse = Message<"coppice.node.v1.ForkResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.ForkOutcome forks = 1;
+   */
+  forks: ForkOutcome[];
+
+  /**
+   * @generated from field: coppice.node.v1.Receipt receipt = 2;
+   */
+  receipt?: Receipt | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.ForkResponse.
+ * Use `create(ForkResponseSchema)` to create a new message.
+ */
+export declare const ForkResponseSchema: GenMessage<ForkResponse>;
+
+/**
+ * @generated from message coppice.node.v1.RollbackRequest
+ */
+export declare type RollbackRequest = Message<"coppice.node.v1.RollbackRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string snapshot = 3;
+   */
+  snapshot: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.RollbackRequest.
+ * Use `create(RollbackRequestSchema)` to create a new message.
+ */
+export declare const RollbackRequestSchema: GenMessage<RollbackRequest>;
 
 /**
  * @generated from message coppice.node.v1.CreateSnapshotRequest
@@ -582,6 +807,26 @@ export declare type Snapshot = Message<"coppice.node.v1.Snapshot"> & {
    * @generated from field: double created_at_ms = 7;
    */
   createdAtMs: number;
+
+  /**
+   * @generated from field: bool memory = 8;
+   */
+  memory: boolean;
+
+  /**
+   * @generated from field: string parent_id = 9;
+   */
+  parentId: string;
+
+  /**
+   * @generated from field: double own_bytes = 10;
+   */
+  ownBytes: number;
+
+  /**
+   * @generated from field: double shared_bytes = 11;
+   */
+  sharedBytes: number;
 };
 
 /**
@@ -591,20 +836,25 @@ export declare type Snapshot = Message<"coppice.node.v1.Snapshot"> & {
 export declare const SnapshotSchema: GenMessage<Snapshot>;
 
 /**
- * @generated from message coppice.node.v1.SnapshotResponse
+ * @generated from message coppice.node.v1.CreateSnapshotResponse
  */
-export declare type SnapshotResponse = Message<"coppice.node.v1.SnapshotResponse"> & {
+export declare type CreateSnapshotResponse = Message<"coppice.node.v1.CreateSnapshotResponse"> & {
   /**
    * @generated from field: coppice.node.v1.Snapshot snapshot = 1;
    */
   snapshot?: Snapshot | undefined;
+
+  /**
+   * @generated from field: coppice.node.v1.Receipt receipt = 2;
+   */
+  receipt?: Receipt | undefined;
 };
 
 /**
- * Describes the message coppice.node.v1.SnapshotResponse.
- * Use `create(SnapshotResponseSchema)` to create a new message.
+ * Describes the message coppice.node.v1.CreateSnapshotResponse.
+ * Use `create(CreateSnapshotResponseSchema)` to create a new message.
  */
-export declare const SnapshotResponseSchema: GenMessage<SnapshotResponse>;
+export declare const CreateSnapshotResponseSchema: GenMessage<CreateSnapshotResponse>;
 
 /**
  * @generated from message coppice.node.v1.SnapshotPosition
@@ -773,6 +1023,26 @@ export declare type Template = Message<"coppice.node.v1.Template"> & {
    * @generated from field: double hot = 13;
    */
   hot: number;
+
+  /**
+   * @generated from field: optional string team_id = 14;
+   */
+  teamId?: string | undefined;
+
+  /**
+   * @generated from field: optional bool public = 15;
+   */
+  public?: boolean | undefined;
+
+  /**
+   * @generated from field: optional string status = 16;
+   */
+  status?: string | undefined;
+
+  /**
+   * @generated from field: coppice.node.v1.TemplateBuilds builds = 17;
+   */
+  builds?: TemplateBuilds | undefined;
 };
 
 /**
@@ -780,6 +1050,75 @@ export declare type Template = Message<"coppice.node.v1.Template"> & {
  * Use `create(TemplateSchema)` to create a new message.
  */
 export declare const TemplateSchema: GenMessage<Template>;
+
+/**
+ * A list that may be absent.
+ *
+ * @generated from message coppice.node.v1.TemplateBuilds
+ */
+export declare type TemplateBuilds = Message<"coppice.node.v1.TemplateBuilds"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.TemplateBuild builds = 1;
+   */
+  builds: TemplateBuild[];
+};
+
+/**
+ * Describes the message coppice.node.v1.TemplateBuilds.
+ * Use `create(TemplateBuildsSchema)` to create a new message.
+ */
+export declare const TemplateBuildsSchema: GenMessage<TemplateBuilds>;
+
+/**
+ * @generated from message coppice.node.v1.TemplateBuild
+ */
+export declare type TemplateBuild = Message<"coppice.node.v1.TemplateBuild"> & {
+  /**
+   * @generated from field: string build_id = 1;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: string status = 2;
+   */
+  status: string;
+
+  /**
+   * @generated from field: double created_at_ms = 3;
+   */
+  createdAtMs: number;
+
+  /**
+   * @generated from field: double updated_at_ms = 4;
+   */
+  updatedAtMs: number;
+
+  /**
+   * @generated from field: optional double finished_at_ms = 5;
+   */
+  finishedAtMs?: number | undefined;
+
+  /**
+   * @generated from field: double cpu_count = 6;
+   */
+  cpuCount: number;
+
+  /**
+   * @generated from field: double memory_mb = 7;
+   */
+  memoryMb: number;
+
+  /**
+   * @generated from field: double disk_size_mb = 8;
+   */
+  diskSizeMb: number;
+};
+
+/**
+ * Describes the message coppice.node.v1.TemplateBuild.
+ * Use `create(TemplateBuildSchema)` to create a new message.
+ */
+export declare const TemplateBuildSchema: GenMessage<TemplateBuild>;
 
 /**
  * @generated from message coppice.node.v1.ListTemplatesResponse
@@ -921,6 +1260,843 @@ export declare type LeaksResponse = Message<"coppice.node.v1.LeaksResponse"> & {
 export declare const LeaksResponseSchema: GenMessage<LeaksResponse>;
 
 /**
+ * @generated from message coppice.node.v1.MetricsRequest
+ */
+export declare type MetricsRequest = Message<"coppice.node.v1.MetricsRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: optional double start_ms = 3;
+   */
+  startMs?: number | undefined;
+
+  /**
+   * @generated from field: optional double end_ms = 4;
+   */
+  endMs?: number | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.MetricsRequest.
+ * Use `create(MetricsRequestSchema)` to create a new message.
+ */
+export declare const MetricsRequestSchema: GenMessage<MetricsRequest>;
+
+/**
+ * @generated from message coppice.node.v1.Metric
+ */
+export declare type Metric = Message<"coppice.node.v1.Metric"> & {
+  /**
+   * @generated from field: double at_ms = 1;
+   */
+  atMs: number;
+
+  /**
+   * @generated from field: double cpu_count = 2;
+   */
+  cpuCount: number;
+
+  /**
+   * @generated from field: double cpu_used_pct = 3;
+   */
+  cpuUsedPct: number;
+
+  /**
+   * @generated from field: double mem_used = 4;
+   */
+  memUsed: number;
+
+  /**
+   * @generated from field: double mem_total = 5;
+   */
+  memTotal: number;
+
+  /**
+   * @generated from field: double mem_cache = 6;
+   */
+  memCache: number;
+
+  /**
+   * @generated from field: double disk_used = 7;
+   */
+  diskUsed: number;
+
+  /**
+   * @generated from field: double disk_total = 8;
+   */
+  diskTotal: number;
+};
+
+/**
+ * Describes the message coppice.node.v1.Metric.
+ * Use `create(MetricSchema)` to create a new message.
+ */
+export declare const MetricSchema: GenMessage<Metric>;
+
+/**
+ * @generated from message coppice.node.v1.MetricsResponse
+ */
+export declare type MetricsResponse = Message<"coppice.node.v1.MetricsResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.Metric metrics = 1;
+   */
+  metrics: Metric[];
+};
+
+/**
+ * Describes the message coppice.node.v1.MetricsResponse.
+ * Use `create(MetricsResponseSchema)` to create a new message.
+ */
+export declare const MetricsResponseSchema: GenMessage<MetricsResponse>;
+
+/**
+ * @generated from message coppice.node.v1.LatestMetricsRequest
+ */
+export declare type LatestMetricsRequest = Message<"coppice.node.v1.LatestMetricsRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: repeated string sandbox_ids = 2;
+   */
+  sandboxIds: string[];
+};
+
+/**
+ * Describes the message coppice.node.v1.LatestMetricsRequest.
+ * Use `create(LatestMetricsRequestSchema)` to create a new message.
+ */
+export declare const LatestMetricsRequestSchema: GenMessage<LatestMetricsRequest>;
+
+/**
+ * @generated from message coppice.node.v1.LatestMetric
+ */
+export declare type LatestMetric = Message<"coppice.node.v1.LatestMetric"> & {
+  /**
+   * @generated from field: string sandbox_id = 1;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: coppice.node.v1.Metric metric = 2;
+   */
+  metric?: Metric | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.LatestMetric.
+ * Use `create(LatestMetricSchema)` to create a new message.
+ */
+export declare const LatestMetricSchema: GenMessage<LatestMetric>;
+
+/**
+ * @generated from message coppice.node.v1.LatestMetricsResponse
+ */
+export declare type LatestMetricsResponse = Message<"coppice.node.v1.LatestMetricsResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.LatestMetric latest = 1;
+   */
+  latest: LatestMetric[];
+};
+
+/**
+ * Describes the message coppice.node.v1.LatestMetricsResponse.
+ * Use `create(LatestMetricsResponseSchema)` to create a new message.
+ */
+export declare const LatestMetricsResponseSchema: GenMessage<LatestMetricsResponse>;
+
+/**
+ * @generated from message coppice.node.v1.LogsRequest
+ */
+export declare type LogsRequest = Message<"coppice.node.v1.LogsRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string direction = 3;
+   */
+  direction: string;
+
+  /**
+   * @generated from field: optional double cursor_ms = 4;
+   */
+  cursorMs?: number | undefined;
+
+  /**
+   * @generated from field: double limit = 5;
+   */
+  limit: number;
+
+  /**
+   * @generated from field: optional string level = 6;
+   */
+  level?: string | undefined;
+
+  /**
+   * @generated from field: optional string search = 7;
+   */
+  search?: string | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.LogsRequest.
+ * Use `create(LogsRequestSchema)` to create a new message.
+ */
+export declare const LogsRequestSchema: GenMessage<LogsRequest>;
+
+/**
+ * @generated from message coppice.node.v1.LogEntry
+ */
+export declare type LogEntry = Message<"coppice.node.v1.LogEntry"> & {
+  /**
+   * @generated from field: double at_ms = 1;
+   */
+  atMs: number;
+
+  /**
+   * @generated from field: string level = 2;
+   */
+  level: string;
+
+  /**
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * @generated from field: repeated coppice.node.v1.Pair fields = 4;
+   */
+  fields: Pair[];
+};
+
+/**
+ * Describes the message coppice.node.v1.LogEntry.
+ * Use `create(LogEntrySchema)` to create a new message.
+ */
+export declare const LogEntrySchema: GenMessage<LogEntry>;
+
+/**
+ * @generated from message coppice.node.v1.LogsResponse
+ */
+export declare type LogsResponse = Message<"coppice.node.v1.LogsResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.LogEntry entries = 1;
+   */
+  entries: LogEntry[];
+};
+
+/**
+ * Describes the message coppice.node.v1.LogsResponse.
+ * Use `create(LogsResponseSchema)` to create a new message.
+ */
+export declare const LogsResponseSchema: GenMessage<LogsResponse>;
+
+/**
+ * @generated from message coppice.node.v1.EventsRequest
+ */
+export declare type EventsRequest = Message<"coppice.node.v1.EventsRequest"> & {
+  /**
+   * @generated from field: optional string team_id = 1;
+   */
+  teamId?: string | undefined;
+
+  /**
+   * @generated from field: optional string sandbox_id = 2;
+   */
+  sandboxId?: string | undefined;
+
+  /**
+   * @generated from field: optional string id = 3;
+   */
+  id?: string | undefined;
+
+  /**
+   * @generated from field: repeated string kinds = 4;
+   */
+  kinds: string[];
+
+  /**
+   * @generated from field: string order = 5;
+   */
+  order: string;
+
+  /**
+   * @generated from field: optional double after = 6;
+   */
+  after?: number | undefined;
+
+  /**
+   * @generated from field: optional double offset = 7;
+   */
+  offset?: number | undefined;
+
+  /**
+   * @generated from field: double limit = 8;
+   */
+  limit: number;
+
+  /**
+   * @generated from field: optional double wait_ms = 9;
+   */
+  waitMs?: number | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.EventsRequest.
+ * Use `create(EventsRequestSchema)` to create a new message.
+ */
+export declare const EventsRequestSchema: GenMessage<EventsRequest>;
+
+/**
+ * @generated from message coppice.node.v1.Event
+ */
+export declare type Event = Message<"coppice.node.v1.Event"> & {
+  /**
+   * @generated from field: string id = 1;
+   */
+  id: string;
+
+  /**
+   * @generated from field: double position = 2;
+   */
+  position: number;
+
+  /**
+   * @generated from field: string kind = 3;
+   */
+  kind: string;
+
+  /**
+   * @generated from field: double at_ms = 4;
+   */
+  atMs: number;
+
+  /**
+   * @generated from field: string team_id = 5;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 6;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: string generation = 7;
+   */
+  generation: string;
+
+  /**
+   * @generated from field: string template_id = 8;
+   */
+  templateId: string;
+
+  /**
+   * @generated from field: string build_id = 9;
+   */
+  buildId: string;
+
+  /**
+   * JSON object.
+   *
+   * @generated from field: string data = 10;
+   */
+  data: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.Event.
+ * Use `create(EventSchema)` to create a new message.
+ */
+export declare const EventSchema: GenMessage<Event>;
+
+/**
+ * @generated from message coppice.node.v1.EventsResponse
+ */
+export declare type EventsResponse = Message<"coppice.node.v1.EventsResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.Event events = 1;
+   */
+  events: Event[];
+
+  /**
+   * @generated from field: double head = 2;
+   */
+  head: number;
+};
+
+/**
+ * Describes the message coppice.node.v1.EventsResponse.
+ * Use `create(EventsResponseSchema)` to create a new message.
+ */
+export declare const EventsResponseSchema: GenMessage<EventsResponse>;
+
+/**
+ * @generated from message coppice.node.v1.BuildWish
+ */
+export declare type BuildWish = Message<"coppice.node.v1.BuildWish"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * @generated from field: repeated string tags = 3;
+   */
+  tags: string[];
+
+  /**
+   * @generated from field: optional double cpu_count = 4;
+   */
+  cpuCount?: number | undefined;
+
+  /**
+   * @generated from field: optional double memory_mb = 5;
+   */
+  memoryMb?: number | undefined;
+
+  /**
+   * @generated from field: optional double free_disk_mb = 6;
+   */
+  freeDiskMb?: number | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.BuildWish.
+ * Use `create(BuildWishSchema)` to create a new message.
+ */
+export declare const BuildWishSchema: GenMessage<BuildWish>;
+
+/**
+ * @generated from message coppice.node.v1.BuildTicket
+ */
+export declare type BuildTicket = Message<"coppice.node.v1.BuildTicket"> & {
+  /**
+   * @generated from field: string template_id = 1;
+   */
+  templateId: string;
+
+  /**
+   * @generated from field: string build_id = 2;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: string name = 3;
+   */
+  name: string;
+
+  /**
+   * @generated from field: repeated string tags = 4;
+   */
+  tags: string[];
+
+  /**
+   * @generated from field: bool public = 5;
+   */
+  public: boolean;
+};
+
+/**
+ * Describes the message coppice.node.v1.BuildTicket.
+ * Use `create(BuildTicketSchema)` to create a new message.
+ */
+export declare const BuildTicketSchema: GenMessage<BuildTicket>;
+
+/**
+ * @generated from message coppice.node.v1.StartBuildRequest
+ */
+export declare type StartBuildRequest = Message<"coppice.node.v1.StartBuildRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string template_id = 2;
+   */
+  templateId: string;
+
+  /**
+   * @generated from field: string build_id = 3;
+   */
+  buildId: string;
+
+  /**
+   * JSON, as E2B's clients send it.
+   *
+   * @generated from field: string request = 4;
+   */
+  request: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.StartBuildRequest.
+ * Use `create(StartBuildRequestSchema)` to create a new message.
+ */
+export declare const StartBuildRequestSchema: GenMessage<StartBuildRequest>;
+
+/**
+ * @generated from message coppice.node.v1.BuildLogQuery
+ */
+export declare type BuildLogQuery = Message<"coppice.node.v1.BuildLogQuery"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string template_id = 2;
+   */
+  templateId: string;
+
+  /**
+   * @generated from field: string build_id = 3;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: double offset = 4;
+   */
+  offset: number;
+
+  /**
+   * @generated from field: double limit = 5;
+   */
+  limit: number;
+
+  /**
+   * @generated from field: optional string level = 6;
+   */
+  level?: string | undefined;
+
+  /**
+   * @generated from field: optional string direction = 7;
+   */
+  direction?: string | undefined;
+
+  /**
+   * @generated from field: optional double cursor_ms = 8;
+   */
+  cursorMs?: number | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.BuildLogQuery.
+ * Use `create(BuildLogQuerySchema)` to create a new message.
+ */
+export declare const BuildLogQuerySchema: GenMessage<BuildLogQuery>;
+
+/**
+ * @generated from message coppice.node.v1.BuildLogLine
+ */
+export declare type BuildLogLine = Message<"coppice.node.v1.BuildLogLine"> & {
+  /**
+   * @generated from field: double at_ms = 1;
+   */
+  atMs: number;
+
+  /**
+   * @generated from field: string level = 2;
+   */
+  level: string;
+
+  /**
+   * @generated from field: string message = 3;
+   */
+  message: string;
+
+  /**
+   * @generated from field: optional string step = 4;
+   */
+  step?: string | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.BuildLogLine.
+ * Use `create(BuildLogLineSchema)` to create a new message.
+ */
+export declare const BuildLogLineSchema: GenMessage<BuildLogLine>;
+
+/**
+ * @generated from message coppice.node.v1.BuildReason
+ */
+export declare type BuildReason = Message<"coppice.node.v1.BuildReason"> & {
+  /**
+   * @generated from field: string message = 1;
+   */
+  message: string;
+
+  /**
+   * @generated from field: optional string step = 2;
+   */
+  step?: string | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.BuildReason.
+ * Use `create(BuildReasonSchema)` to create a new message.
+ */
+export declare const BuildReasonSchema: GenMessage<BuildReason>;
+
+/**
+ * @generated from message coppice.node.v1.Build
+ */
+export declare type Build = Message<"coppice.node.v1.Build"> & {
+  /**
+   * @generated from field: string template_id = 1;
+   */
+  templateId: string;
+
+  /**
+   * @generated from field: string build_id = 2;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: string status = 3;
+   */
+  status: string;
+
+  /**
+   * @generated from field: coppice.node.v1.BuildReason reason = 4;
+   */
+  reason?: BuildReason | undefined;
+
+  /**
+   * @generated from field: repeated coppice.node.v1.BuildLogLine logs = 5;
+   */
+  logs: BuildLogLine[];
+};
+
+/**
+ * Describes the message coppice.node.v1.Build.
+ * Use `create(BuildSchema)` to create a new message.
+ */
+export declare const BuildSchema: GenMessage<Build>;
+
+/**
+ * @generated from message coppice.node.v1.BuildFileRequest
+ */
+export declare type BuildFileRequest = Message<"coppice.node.v1.BuildFileRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string template_id = 2;
+   */
+  templateId: string;
+
+  /**
+   * @generated from field: string hash = 3;
+   */
+  hash: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.BuildFileRequest.
+ * Use `create(BuildFileRequestSchema)` to create a new message.
+ */
+export declare const BuildFileRequestSchema: GenMessage<BuildFileRequest>;
+
+/**
+ * @generated from message coppice.node.v1.BuildFileResponse
+ */
+export declare type BuildFileResponse = Message<"coppice.node.v1.BuildFileResponse"> & {
+  /**
+   * @generated from field: bool present = 1;
+   */
+  present: boolean;
+
+  /**
+   * @generated from field: string ticket = 2;
+   */
+  ticket: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.BuildFileResponse.
+ * Use `create(BuildFileResponseSchema)` to create a new message.
+ */
+export declare const BuildFileResponseSchema: GenMessage<BuildFileResponse>;
+
+/**
+ * @generated from message coppice.node.v1.TemplateRequest
+ */
+export declare type TemplateRequest = Message<"coppice.node.v1.TemplateRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string template = 2;
+   */
+  template: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.TemplateRequest.
+ * Use `create(TemplateRequestSchema)` to create a new message.
+ */
+export declare const TemplateRequestSchema: GenMessage<TemplateRequest>;
+
+/**
+ * @generated from message coppice.node.v1.TagTemplateRequest
+ */
+export declare type TagTemplateRequest = Message<"coppice.node.v1.TagTemplateRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string template = 2;
+   */
+  template: string;
+
+  /**
+   * @generated from field: repeated string tags = 3;
+   */
+  tags: string[];
+};
+
+/**
+ * Describes the message coppice.node.v1.TagTemplateRequest.
+ * Use `create(TagTemplateRequestSchema)` to create a new message.
+ */
+export declare const TagTemplateRequestSchema: GenMessage<TagTemplateRequest>;
+
+/**
+ * @generated from message coppice.node.v1.TagTemplateResponse
+ */
+export declare type TagTemplateResponse = Message<"coppice.node.v1.TagTemplateResponse"> & {
+  /**
+   * @generated from field: string build_id = 1;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: repeated string tags = 2;
+   */
+  tags: string[];
+};
+
+/**
+ * Describes the message coppice.node.v1.TagTemplateResponse.
+ * Use `create(TagTemplateResponseSchema)` to create a new message.
+ */
+export declare const TagTemplateResponseSchema: GenMessage<TagTemplateResponse>;
+
+/**
+ * @generated from message coppice.node.v1.TemplateTag
+ */
+export declare type TemplateTag = Message<"coppice.node.v1.TemplateTag"> & {
+  /**
+   * @generated from field: string tag = 1;
+   */
+  tag: string;
+
+  /**
+   * @generated from field: string build_id = 2;
+   */
+  buildId: string;
+
+  /**
+   * @generated from field: double created_at_ms = 3;
+   */
+  createdAtMs: number;
+};
+
+/**
+ * Describes the message coppice.node.v1.TemplateTag.
+ * Use `create(TemplateTagSchema)` to create a new message.
+ */
+export declare const TemplateTagSchema: GenMessage<TemplateTag>;
+
+/**
+ * @generated from message coppice.node.v1.ListTagsResponse
+ */
+export declare type ListTagsResponse = Message<"coppice.node.v1.ListTagsResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.TemplateTag tags = 1;
+   */
+  tags: TemplateTag[];
+};
+
+/**
+ * Describes the message coppice.node.v1.ListTagsResponse.
+ * Use `create(ListTagsResponseSchema)` to create a new message.
+ */
+export declare const ListTagsResponseSchema: GenMessage<ListTagsResponse>;
+
+/**
+ * @generated from message coppice.node.v1.PublishTemplateRequest
+ */
+export declare type PublishTemplateRequest = Message<"coppice.node.v1.PublishTemplateRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string template = 2;
+   */
+  template: string;
+
+  /**
+   * @generated from field: bool public = 3;
+   */
+  public: boolean;
+};
+
+/**
+ * Describes the message coppice.node.v1.PublishTemplateRequest.
+ * Use `create(PublishTemplateRequestSchema)` to create a new message.
+ */
+export declare const PublishTemplateRequestSchema: GenMessage<PublishTemplateRequest>;
+
+/**
+ * @generated from message coppice.node.v1.PublishTemplateResponse
+ */
+export declare type PublishTemplateResponse = Message<"coppice.node.v1.PublishTemplateResponse"> & {
+  /**
+   * @generated from field: repeated string names = 1;
+   */
+  names: string[];
+};
+
+/**
+ * Describes the message coppice.node.v1.PublishTemplateResponse.
+ * Use `create(PublishTemplateResponseSchema)` to create a new message.
+ */
+export declare const PublishTemplateResponseSchema: GenMessage<PublishTemplateResponse>;
+
+/**
  * @generated from service coppice.node.v1.NodeService
  */
 export declare const NodeService: GenService<{
@@ -953,8 +2129,8 @@ export declare const NodeService: GenService<{
    */
   connectSandbox: {
     methodKind: "unary";
-    input: typeof SandboxTimeoutRequestSchema;
-    output: typeof ConnectSandboxResponseSchema;
+    input: typeof ResumeRequestSchema;
+    output: typeof ResumeResponseSchema;
   },
   /**
    * @generated from rpc coppice.node.v1.NodeService.SetSandboxTimeout
@@ -1001,16 +2177,16 @@ export declare const NodeService: GenService<{
    */
   pauseSandbox: {
     methodKind: "unary";
-    input: typeof SandboxRequestSchema;
-    output: typeof EmptySchema;
+    input: typeof PauseRequestSchema;
+    output: typeof PauseResponseSchema;
   },
   /**
    * @generated from rpc coppice.node.v1.NodeService.ResumeSandbox
    */
   resumeSandbox: {
     methodKind: "unary";
-    input: typeof SandboxTimeoutRequestSchema;
-    output: typeof SandboxResponseSchema;
+    input: typeof ResumeRequestSchema;
+    output: typeof ResumeResponseSchema;
   },
   /**
    * @generated from rpc coppice.node.v1.NodeService.RefreshSandbox
@@ -1026,7 +2202,7 @@ export declare const NodeService: GenService<{
   createSnapshot: {
     methodKind: "unary";
     input: typeof CreateSnapshotRequestSchema;
-    output: typeof SnapshotResponseSchema;
+    output: typeof CreateSnapshotResponseSchema;
   },
   /**
    * @generated from rpc coppice.node.v1.NodeService.ListSnapshots
@@ -1043,6 +2219,118 @@ export declare const NodeService: GenService<{
     methodKind: "unary";
     input: typeof DeleteSnapshotRequestSchema;
     output: typeof EmptySchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.ForkSandbox
+   */
+  forkSandbox: {
+    methodKind: "unary";
+    input: typeof ForkRequestSchema;
+    output: typeof ForkResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.RollbackSandbox
+   */
+  rollbackSandbox: {
+    methodKind: "unary";
+    input: typeof RollbackRequestSchema;
+    output: typeof ResumeResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.SandboxMetrics
+   */
+  sandboxMetrics: {
+    methodKind: "unary";
+    input: typeof MetricsRequestSchema;
+    output: typeof MetricsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.LatestMetrics
+   */
+  latestMetrics: {
+    methodKind: "unary";
+    input: typeof LatestMetricsRequestSchema;
+    output: typeof LatestMetricsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.ListLogs
+   */
+  listLogs: {
+    methodKind: "unary";
+    input: typeof LogsRequestSchema;
+    output: typeof LogsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.ListEvents
+   */
+  listEvents: {
+    methodKind: "unary";
+    input: typeof EventsRequestSchema;
+    output: typeof EventsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.RequestBuild
+   */
+  requestBuild: {
+    methodKind: "unary";
+    input: typeof BuildWishSchema;
+    output: typeof BuildTicketSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.StartBuild
+   */
+  startBuild: {
+    methodKind: "unary";
+    input: typeof StartBuildRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.GetBuild
+   */
+  getBuild: {
+    methodKind: "unary";
+    input: typeof BuildLogQuerySchema;
+    output: typeof BuildSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.BuildFile
+   */
+  buildFile: {
+    methodKind: "unary";
+    input: typeof BuildFileRequestSchema;
+    output: typeof BuildFileResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.TagTemplate
+   */
+  tagTemplate: {
+    methodKind: "unary";
+    input: typeof TagTemplateRequestSchema;
+    output: typeof TagTemplateResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.UntagTemplate
+   */
+  untagTemplate: {
+    methodKind: "unary";
+    input: typeof TagTemplateRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.ListTags
+   */
+  listTags: {
+    methodKind: "unary";
+    input: typeof TemplateRequestSchema;
+    output: typeof ListTagsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.PublishTemplate
+   */
+  publishTemplate: {
+    methodKind: "unary";
+    input: typeof PublishTemplateRequestSchema;
+    output: typeof PublishTemplateResponseSchema;
   },
 }>;
 

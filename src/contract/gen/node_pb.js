@@ -12,7 +12,7 @@ import { fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2
  * Describes the file node.proto.
  */
 export const file_node = /*@__PURE__*/
-  fileDesc("Cgpub2RlLnByb3RvEg9jb3BwaWNlLm5vZGUudjEiBwoFRW1wdHkiOQoHRmFpbHVyZRIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDwoHZGV0YWlscxgDIAEoCSIiCgRQYWlyEgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCSItCgVQYWlycxIkCgVwYWlycxgBIAMoCzIVLmNvcHBpY2Uubm9kZS52MS5QYWlyIksKC05ldHdvcmtXaXNoEiIKFWFsbG93X2ludGVybmV0X2FjY2VzcxgBIAEoCEgAiAEBQhgKFl9hbGxvd19pbnRlcm5ldF9hY2Nlc3MisQIKFENyZWF0ZVNhbmRib3hSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEAoIdGVtcGxhdGUYAiABKAkSFwoPdGltZW91dF9zZWNvbmRzGAMgASgBEg4KBnNlY3VyZRgEIAEoCBInCghtZXRhZGF0YRgFIAMoCzIVLmNvcHBpY2Uubm9kZS52MS5QYWlyEicKCGVudl92YXJzGAYgAygLMhUuY29wcGljZS5ub2RlLnYxLlBhaXISLQoHbmV0d29yaxgHIAEoCzIcLmNvcHBpY2Uubm9kZS52MS5OZXR3b3JrV2lzaBIWCglpc29sYXRpb24YCCABKAlIAIgBARIXCgpvbl90aW1lb3V0GAkgASgJSAGIAQFCDAoKX2lzb2xhdGlvbkINCgtfb25fdGltZW91dCLEAwoHU2FuZGJveBISCgpzYW5kYm94X2lkGAEgASgJEg8KB3RlYW1faWQYAiABKAkSEwoLdGVtcGxhdGVfaWQYAyABKAkSEgoFYWxpYXMYBCABKAlIAIgBARINCgVzdGF0ZRgFIAEoCRIVCg1zdGFydGVkX2F0X21zGAYgASgBEhEKCWVuZF9hdF9tcxgHIAEoARIRCgljcHVfY291bnQYCCABKAESEQoJbWVtb3J5X21iGAkgASgBEhQKDGRpc2tfc2l6ZV9tYhgKIAEoARIUCgxlbnZkX3ZlcnNpb24YCyABKAkSHgoRZW52ZF9hY2Nlc3NfdG9rZW4YDCABKAlIAYgBARInCghtZXRhZGF0YRgNIAMoCzIVLmNvcHBpY2Uubm9kZS52MS5QYWlyEiIKFWFsbG93X2ludGVybmV0X2FjY2VzcxgOIAEoCEgCiAEBEhIKCmdlbmVyYXRpb24YDyABKAkSEQoJaXNvbGF0aW9uGBAgASgJEhIKCm9uX3RpbWVvdXQYESABKAlCCAoGX2FsaWFzQhQKEl9lbnZkX2FjY2Vzc190b2tlbkIYChZfYWxsb3dfaW50ZXJuZXRfYWNjZXNzIiEKBVN0YWdlEgwKBG5hbWUYASABKAkSCgoCbXMYAiABKAEibQoHUmVjZWlwdBIMCgR2ZXJiGAEgASgJEhEKBHBhdGgYAiABKAlIAIgBARIQCgh0b3RhbF9tcxgDIAEoARImCgZzdGFnZXMYBCADKAsyFi5jb3BwaWNlLm5vZGUudjEuU3RhZ2VCBwoFX3BhdGgibQoVQ3JlYXRlU2FuZGJveFJlc3BvbnNlEikKB3NhbmRib3gYASABKAsyGC5jb3BwaWNlLm5vZGUudjEuU2FuZGJveBIpCgdyZWNlaXB0GAIgASgLMhguY29wcGljZS5ub2RlLnYxLlJlY2VpcHQiNQoOU2FuZGJveFJlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRISCgpzYW5kYm94X2lkGAIgASgJIjwKD1NhbmRib3hSZXNwb25zZRIpCgdzYW5kYm94GAEgASgLMhguY29wcGljZS5ub2RlLnYxLlNhbmRib3giNQoIUG9zaXRpb24SFQoNc3RhcnRlZF9hdF9tcxgBIAEoARISCgpzYW5kYm94X2lkGAIgASgJIpMCChRMaXN0U2FuZGJveGVzUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEg4KBnN0YXRlcxgCIAMoCRItCghtZXRhZGF0YRgDIAEoCzIWLmNvcHBpY2Uubm9kZS52MS5QYWlyc0gAiAEBEhUKCHRlbXBsYXRlGAQgASgJSAGIAQESHQoQc3RhcnRlZF9hZnRlcl9tcxgFIAEoAUgCiAEBEg0KBW9yZGVyGAYgASgJEg0KBWxpbWl0GAcgASgBEigKBWFmdGVyGAggASgLMhkuY29wcGljZS5ub2RlLnYxLlBvc2l0aW9uQgsKCV9tZXRhZGF0YUILCglfdGVtcGxhdGVCEwoRX3N0YXJ0ZWRfYWZ0ZXJfbXMihAEKFUxpc3RTYW5kYm94ZXNSZXNwb25zZRIrCglzYW5kYm94ZXMYASADKAsyGC5jb3BwaWNlLm5vZGUudjEuU2FuZGJveBInCgRuZXh0GAIgASgLMhkuY29wcGljZS5ub2RlLnYxLlBvc2l0aW9uEhUKDXRvdGFsX3J1bm5pbmcYAyABKAEiVQoVU2FuZGJveFRpbWVvdXRSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIXCg90aW1lb3V0X3NlY29uZHMYAyABKAEiVAoWQ29ubmVjdFNhbmRib3hSZXNwb25zZRIpCgdzYW5kYm94GAEgASgLMhguY29wcGljZS5ub2RlLnYxLlNhbmRib3gSDwoHcmVzdW1lZBgCIAEoCCJYChVDcmVhdGVTbmFwc2hvdFJlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRISCgpzYW5kYm94X2lkGAIgASgJEhEKBG5hbWUYAyABKAlIAIgBAUIHCgVfbmFtZSKSAQoIU25hcHNob3QSEwoLc25hcHNob3RfaWQYASABKAkSDQoFbmFtZXMYAiADKAkSEwoLdGVtcGxhdGVfaWQYAyABKAkSEAoIYnVpbGRfaWQYBCABKAkSEQoJc291cmNlX2lkGAUgASgJEhEKCWlzb2xhdGlvbhgGIAEoCRIVCg1jcmVhdGVkX2F0X21zGAcgASgBIj8KEFNuYXBzaG90UmVzcG9uc2USKwoIc25hcHNob3QYASABKAsyGS5jb3BwaWNlLm5vZGUudjEuU25hcHNob3QiOwoQU25hcHNob3RQb3NpdGlvbhIVCg1jcmVhdGVkX2F0X21zGAEgASgBEhAKCGJ1aWxkX2lkGAIgASgJIqoBChRMaXN0U25hcHNob3RzUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEhYKCXNvdXJjZV9pZBgCIAEoCUgAiAEBEhEKBG5hbWUYAyABKAlIAYgBARINCgVsaW1pdBgEIAEoARIwCgVhZnRlchgFIAEoCzIhLmNvcHBpY2Uubm9kZS52MS5TbmFwc2hvdFBvc2l0aW9uQgwKCl9zb3VyY2VfaWRCBwoFX25hbWUidgoVTGlzdFNuYXBzaG90c1Jlc3BvbnNlEiwKCXNuYXBzaG90cxgBIAMoCzIZLmNvcHBpY2Uubm9kZS52MS5TbmFwc2hvdBIvCgRuZXh0GAIgASgLMiEuY29wcGljZS5ub2RlLnYxLlNuYXBzaG90UG9zaXRpb24iOgoVRGVsZXRlU25hcHNob3RSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEAoIc25hcHNob3QYAiABKAkirwIKCFRlbXBsYXRlEhMKC3RlbXBsYXRlX2lkGAEgASgJEhAKCGJ1aWxkX2lkGAIgASgJEg8KB2FsaWFzZXMYAyADKAkSEQoJY3B1X2NvdW50GAQgASgBEhEKCW1lbW9yeV9tYhgFIAEoARIUCgxkaXNrX3NpemVfbWIYBiABKAESFAoMZW52ZF92ZXJzaW9uGAcgASgJEhEKCWlzb2xhdGlvbhgIIAEoCRIVCg1jcmVhdGVkX2F0X21zGAkgASgBEhUKDXVwZGF0ZWRfYXRfbXMYCiABKAESEwoLc3Bhd25fY291bnQYCyABKAESHwoSbGFzdF9zcGF3bmVkX2F0X21zGAwgASgBSACIAQESCwoDaG90GA0gASgBQhUKE19sYXN0X3NwYXduZWRfYXRfbXMiRQoVTGlzdFRlbXBsYXRlc1Jlc3BvbnNlEiwKCXRlbXBsYXRlcxgBIAMoCzIZLmNvcHBpY2Uubm9kZS52MS5UZW1wbGF0ZSJCCgdCYWNrZW5kEhEKCWlzb2xhdGlvbhgBIAEoCRIPCgdiYWNrZW5kGAIgASgJEhMKC2FjY2VsZXJhdG9yGAMgASgJIqIBCg5TdGF0dXNSZXNwb25zZRIqCghiYWNrZW5kcxgBIAMoCzIYLmNvcHBpY2Uubm9kZS52MS5CYWNrZW5kEhAKCHJvb3RsZXNzGAMgASgIEg0KBXJlYWR5GAQgASgIEg8KB25vdGljZXMYBSADKAkSEQoJc2FuZGJveGVzGAYgASgBEgsKA2hvdBgHIAEoARISCgpob3RfdGFyZ2V0GAggASgBIpMBCg1MZWFrc1Jlc3BvbnNlEhEKCXByb2Nlc3NlcxgBIAEoARIMCgR0YXBzGAIgASgBEhEKCWFkZHJlc3NlcxgDIAEoARINCgVydWxlcxgEIAEoARIOCgZtb3VudHMYBSABKAESDQoFZmlsZXMYBiABKAESDwoHY2dyb3VwcxgHIAEoARIPCgdkZXRhaWxzGAggAygJMvgJCgtOb2RlU2VydmljZRJeCg1DcmVhdGVTYW5kYm94EiUuY29wcGljZS5ub2RlLnYxLkNyZWF0ZVNhbmRib3hSZXF1ZXN0GiYuY29wcGljZS5ub2RlLnYxLkNyZWF0ZVNhbmRib3hSZXNwb25zZRJPCgpHZXRTYW5kYm94Eh8uY29wcGljZS5ub2RlLnYxLlNhbmRib3hSZXF1ZXN0GiAuY29wcGljZS5ub2RlLnYxLlNhbmRib3hSZXNwb25zZRJeCg1MaXN0U2FuZGJveGVzEiUuY29wcGljZS5ub2RlLnYxLkxpc3RTYW5kYm94ZXNSZXF1ZXN0GiYuY29wcGljZS5ub2RlLnYxLkxpc3RTYW5kYm94ZXNSZXNwb25zZRJhCg5Db25uZWN0U2FuZGJveBImLmNvcHBpY2Uubm9kZS52MS5TYW5kYm94VGltZW91dFJlcXVlc3QaJy5jb3BwaWNlLm5vZGUudjEuQ29ubmVjdFNhbmRib3hSZXNwb25zZRJTChFTZXRTYW5kYm94VGltZW91dBImLmNvcHBpY2Uubm9kZS52MS5TYW5kYm94VGltZW91dFJlcXVlc3QaFi5jb3BwaWNlLm5vZGUudjEuRW1wdHkSRgoLS2lsbFNhbmRib3gSHy5jb3BwaWNlLm5vZGUudjEuU2FuZGJveFJlcXVlc3QaFi5jb3BwaWNlLm5vZGUudjEuRW1wdHkSTwoNTGlzdFRlbXBsYXRlcxIWLmNvcHBpY2Uubm9kZS52MS5FbXB0eRomLmNvcHBpY2Uubm9kZS52MS5MaXN0VGVtcGxhdGVzUmVzcG9uc2USQQoGU3RhdHVzEhYuY29wcGljZS5ub2RlLnYxLkVtcHR5Gh8uY29wcGljZS5ub2RlLnYxLlN0YXR1c1Jlc3BvbnNlEj8KBUxlYWtzEhYuY29wcGljZS5ub2RlLnYxLkVtcHR5Gh4uY29wcGljZS5ub2RlLnYxLkxlYWtzUmVzcG9uc2USRwoMUGF1c2VTYW5kYm94Eh8uY29wcGljZS5ub2RlLnYxLlNhbmRib3hSZXF1ZXN0GhYuY29wcGljZS5ub2RlLnYxLkVtcHR5ElkKDVJlc3VtZVNhbmRib3gSJi5jb3BwaWNlLm5vZGUudjEuU2FuZGJveFRpbWVvdXRSZXF1ZXN0GiAuY29wcGljZS5ub2RlLnYxLlNhbmRib3hSZXNwb25zZRJQCg5SZWZyZXNoU2FuZGJveBImLmNvcHBpY2Uubm9kZS52MS5TYW5kYm94VGltZW91dFJlcXVlc3QaFi5jb3BwaWNlLm5vZGUudjEuRW1wdHkSWwoOQ3JlYXRlU25hcHNob3QSJi5jb3BwaWNlLm5vZGUudjEuQ3JlYXRlU25hcHNob3RSZXF1ZXN0GiEuY29wcGljZS5ub2RlLnYxLlNuYXBzaG90UmVzcG9uc2USXgoNTGlzdFNuYXBzaG90cxIlLmNvcHBpY2Uubm9kZS52MS5MaXN0U25hcHNob3RzUmVxdWVzdBomLmNvcHBpY2Uubm9kZS52MS5MaXN0U25hcHNob3RzUmVzcG9uc2USUAoORGVsZXRlU25hcHNob3QSJi5jb3BwaWNlLm5vZGUudjEuRGVsZXRlU25hcHNob3RSZXF1ZXN0GhYuY29wcGljZS5ub2RlLnYxLkVtcHR5YgZwcm90bzM");
+  fileDesc("Cgpub2RlLnByb3RvEg9jb3BwaWNlLm5vZGUudjEiBwoFRW1wdHkiOQoHRmFpbHVyZRIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkSDwoHZGV0YWlscxgDIAEoCSIiCgRQYWlyEgsKA2tleRgBIAEoCRINCgV2YWx1ZRgCIAEoCSItCgVQYWlycxIkCgVwYWlycxgBIAMoCzIVLmNvcHBpY2Uubm9kZS52MS5QYWlyIksKC05ldHdvcmtXaXNoEiIKFWFsbG93X2ludGVybmV0X2FjY2VzcxgBIAEoCEgAiAEBQhgKFl9hbGxvd19pbnRlcm5ldF9hY2Nlc3MihwMKFENyZWF0ZVNhbmRib3hSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEAoIdGVtcGxhdGUYAiABKAkSFwoPdGltZW91dF9zZWNvbmRzGAMgASgBEg4KBnNlY3VyZRgEIAEoCBInCghtZXRhZGF0YRgFIAMoCzIVLmNvcHBpY2Uubm9kZS52MS5QYWlyEicKCGVudl92YXJzGAYgAygLMhUuY29wcGljZS5ub2RlLnYxLlBhaXISLQoHbmV0d29yaxgHIAEoCzIcLmNvcHBpY2Uubm9kZS52MS5OZXR3b3JrV2lzaBIWCglpc29sYXRpb24YCCABKAlIAIgBARIXCgpvbl90aW1lb3V0GAkgASgJSAGIAQESGQoMcGF1c2VfbWVtb3J5GAogASgISAKIAQESGAoLYXV0b19yZXN1bWUYCyABKAhIA4gBAUIMCgpfaXNvbGF0aW9uQg0KC19vbl90aW1lb3V0Qg8KDV9wYXVzZV9tZW1vcnlCDgoMX2F1dG9fcmVzdW1lItkDCgdTYW5kYm94EhIKCnNhbmRib3hfaWQYASABKAkSDwoHdGVhbV9pZBgCIAEoCRITCgt0ZW1wbGF0ZV9pZBgDIAEoCRISCgVhbGlhcxgEIAEoCUgAiAEBEg0KBXN0YXRlGAUgASgJEhUKDXN0YXJ0ZWRfYXRfbXMYBiABKAESEQoJZW5kX2F0X21zGAcgASgBEhEKCWNwdV9jb3VudBgIIAEoARIRCgltZW1vcnlfbWIYCSABKAESFAoMZGlza19zaXplX21iGAogASgBEhQKDGVudmRfdmVyc2lvbhgLIAEoCRIeChFlbnZkX2FjY2Vzc190b2tlbhgMIAEoCUgBiAEBEicKCG1ldGFkYXRhGA0gAygLMhUuY29wcGljZS5ub2RlLnYxLlBhaXISIgoVYWxsb3dfaW50ZXJuZXRfYWNjZXNzGA4gASgISAKIAQESEgoKZ2VuZXJhdGlvbhgPIAEoCRIRCglpc29sYXRpb24YECABKAkSEgoKb25fdGltZW91dBgRIAEoCRITCgthdXRvX3Jlc3VtZRgSIAEoCEIICgZfYWxpYXNCFAoSX2VudmRfYWNjZXNzX3Rva2VuQhgKFl9hbGxvd19pbnRlcm5ldF9hY2Nlc3MiIQoFU3RhZ2USDAoEbmFtZRgBIAEoCRIKCgJtcxgCIAEoASKRAQoHUmVjZWlwdBIMCgR2ZXJiGAEgASgJEhEKBHBhdGgYAiABKAlIAIgBARIQCgh0b3RhbF9tcxgDIAEoARImCgZzdGFnZXMYBCADKAsyFi5jb3BwaWNlLm5vZGUudjEuU3RhZ2USFQoIcGF1c2VfbXMYBSABKAFIAYgBAUIHCgVfcGF0aEILCglfcGF1c2VfbXMibQoVQ3JlYXRlU2FuZGJveFJlc3BvbnNlEikKB3NhbmRib3gYASABKAsyGC5jb3BwaWNlLm5vZGUudjEuU2FuZGJveBIpCgdyZWNlaXB0GAIgASgLMhguY29wcGljZS5ub2RlLnYxLlJlY2VpcHQiNQoOU2FuZGJveFJlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRISCgpzYW5kYm94X2lkGAIgASgJIjwKD1NhbmRib3hSZXNwb25zZRIpCgdzYW5kYm94GAEgASgLMhguY29wcGljZS5ub2RlLnYxLlNhbmRib3giNQoIUG9zaXRpb24SFQoNc3RhcnRlZF9hdF9tcxgBIAEoARISCgpzYW5kYm94X2lkGAIgASgJIpMCChRMaXN0U2FuZGJveGVzUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEg4KBnN0YXRlcxgCIAMoCRItCghtZXRhZGF0YRgDIAEoCzIWLmNvcHBpY2Uubm9kZS52MS5QYWlyc0gAiAEBEhUKCHRlbXBsYXRlGAQgASgJSAGIAQESHQoQc3RhcnRlZF9hZnRlcl9tcxgFIAEoAUgCiAEBEg0KBW9yZGVyGAYgASgJEg0KBWxpbWl0GAcgASgBEigKBWFmdGVyGAggASgLMhkuY29wcGljZS5ub2RlLnYxLlBvc2l0aW9uQgsKCV9tZXRhZGF0YUILCglfdGVtcGxhdGVCEwoRX3N0YXJ0ZWRfYWZ0ZXJfbXMihAEKFUxpc3RTYW5kYm94ZXNSZXNwb25zZRIrCglzYW5kYm94ZXMYASADKAsyGC5jb3BwaWNlLm5vZGUudjEuU2FuZGJveBInCgRuZXh0GAIgASgLMhkuY29wcGljZS5ub2RlLnYxLlBvc2l0aW9uEhUKDXRvdGFsX3J1bm5pbmcYAyABKAEiVQoVU2FuZGJveFRpbWVvdXRSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIXCg90aW1lb3V0X3NlY29uZHMYAyABKAEibQoNUmVzdW1lUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEhIKCnNhbmRib3hfaWQYAiABKAkSFwoPdGltZW91dF9zZWNvbmRzGAMgASgBEhMKBm1lbW9yeRgEIAEoCEgAiAEBQgkKB19tZW1vcnkidwoOUmVzdW1lUmVzcG9uc2USKQoHc2FuZGJveBgBIAEoCzIYLmNvcHBpY2Uubm9kZS52MS5TYW5kYm94Eg8KB3Jlc3VtZWQYAiABKAgSKQoHcmVjZWlwdBgDIAEoCzIYLmNvcHBpY2Uubm9kZS52MS5SZWNlaXB0IkMKDFBhdXNlUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEhIKCnNhbmRib3hfaWQYAiABKAkSDgoGbWVtb3J5GAMgASgIIjoKDVBhdXNlUmVzcG9uc2USKQoHcmVjZWlwdBgBIAEoCzIYLmNvcHBpY2Uubm9kZS52MS5SZWNlaXB0IloKC0ZvcmtSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRINCgVjb3VudBgDIAEoARIXCg90aW1lb3V0X3NlY29uZHMYBCABKAEiKgoJRm9ya0Vycm9yEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCSJyCgtGb3JrT3V0Y29tZRIrCgdzYW5kYm94GAEgASgLMhguY29wcGljZS5ub2RlLnYxLlNhbmRib3hIABIrCgVlcnJvchgCIAEoCzIaLmNvcHBpY2Uubm9kZS52MS5Gb3JrRXJyb3JIAEIJCgdvdXRjb21lImYKDEZvcmtSZXNwb25zZRIrCgVmb3JrcxgBIAMoCzIcLmNvcHBpY2Uubm9kZS52MS5Gb3JrT3V0Y29tZRIpCgdyZWNlaXB0GAIgASgLMhguY29wcGljZS5ub2RlLnYxLlJlY2VpcHQiSAoPUm9sbGJhY2tSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEgoKc2FuZGJveF9pZBgCIAEoCRIQCghzbmFwc2hvdBgDIAEoCSJYChVDcmVhdGVTbmFwc2hvdFJlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRISCgpzYW5kYm94X2lkGAIgASgJEhEKBG5hbWUYAyABKAlIAIgBAUIHCgVfbmFtZSLeAQoIU25hcHNob3QSEwoLc25hcHNob3RfaWQYASABKAkSDQoFbmFtZXMYAiADKAkSEwoLdGVtcGxhdGVfaWQYAyABKAkSEAoIYnVpbGRfaWQYBCABKAkSEQoJc291cmNlX2lkGAUgASgJEhEKCWlzb2xhdGlvbhgGIAEoCRIVCg1jcmVhdGVkX2F0X21zGAcgASgBEg4KBm1lbW9yeRgIIAEoCBIRCglwYXJlbnRfaWQYCSABKAkSEQoJb3duX2J5dGVzGAogASgBEhQKDHNoYXJlZF9ieXRlcxgLIAEoASJwChZDcmVhdGVTbmFwc2hvdFJlc3BvbnNlEisKCHNuYXBzaG90GAEgASgLMhkuY29wcGljZS5ub2RlLnYxLlNuYXBzaG90EikKB3JlY2VpcHQYAiABKAsyGC5jb3BwaWNlLm5vZGUudjEuUmVjZWlwdCI7ChBTbmFwc2hvdFBvc2l0aW9uEhUKDWNyZWF0ZWRfYXRfbXMYASABKAESEAoIYnVpbGRfaWQYAiABKAkiqgEKFExpc3RTbmFwc2hvdHNSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSFgoJc291cmNlX2lkGAIgASgJSACIAQESEQoEbmFtZRgDIAEoCUgBiAEBEg0KBWxpbWl0GAQgASgBEjAKBWFmdGVyGAUgASgLMiEuY29wcGljZS5ub2RlLnYxLlNuYXBzaG90UG9zaXRpb25CDAoKX3NvdXJjZV9pZEIHCgVfbmFtZSJ2ChVMaXN0U25hcHNob3RzUmVzcG9uc2USLAoJc25hcHNob3RzGAEgAygLMhkuY29wcGljZS5ub2RlLnYxLlNuYXBzaG90Ei8KBG5leHQYAiABKAsyIS5jb3BwaWNlLm5vZGUudjEuU25hcHNob3RQb3NpdGlvbiI6ChVEZWxldGVTbmFwc2hvdFJlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRIQCghzbmFwc2hvdBgCIAEoCSLCAwoIVGVtcGxhdGUSEwoLdGVtcGxhdGVfaWQYASABKAkSEAoIYnVpbGRfaWQYAiABKAkSDwoHYWxpYXNlcxgDIAMoCRIRCgljcHVfY291bnQYBCABKAESEQoJbWVtb3J5X21iGAUgASgBEhQKDGRpc2tfc2l6ZV9tYhgGIAEoARIUCgxlbnZkX3ZlcnNpb24YByABKAkSEQoJaXNvbGF0aW9uGAggASgJEhUKDWNyZWF0ZWRfYXRfbXMYCSABKAESFQoNdXBkYXRlZF9hdF9tcxgKIAEoARITCgtzcGF3bl9jb3VudBgLIAEoARIfChJsYXN0X3NwYXduZWRfYXRfbXMYDCABKAFIAIgBARILCgNob3QYDSABKAESFAoHdGVhbV9pZBgOIAEoCUgBiAEBEhMKBnB1YmxpYxgPIAEoCEgCiAEBEhMKBnN0YXR1cxgQIAEoCUgDiAEBEi8KBmJ1aWxkcxgRIAEoCzIfLmNvcHBpY2Uubm9kZS52MS5UZW1wbGF0ZUJ1aWxkc0IVChNfbGFzdF9zcGF3bmVkX2F0X21zQgoKCF90ZWFtX2lkQgkKB19wdWJsaWNCCQoHX3N0YXR1cyJACg5UZW1wbGF0ZUJ1aWxkcxIuCgZidWlsZHMYASADKAsyHi5jb3BwaWNlLm5vZGUudjEuVGVtcGxhdGVCdWlsZCLLAQoNVGVtcGxhdGVCdWlsZBIQCghidWlsZF9pZBgBIAEoCRIOCgZzdGF0dXMYAiABKAkSFQoNY3JlYXRlZF9hdF9tcxgDIAEoARIVCg11cGRhdGVkX2F0X21zGAQgASgBEhsKDmZpbmlzaGVkX2F0X21zGAUgASgBSACIAQESEQoJY3B1X2NvdW50GAYgASgBEhEKCW1lbW9yeV9tYhgHIAEoARIUCgxkaXNrX3NpemVfbWIYCCABKAFCEQoPX2ZpbmlzaGVkX2F0X21zIkUKFUxpc3RUZW1wbGF0ZXNSZXNwb25zZRIsCgl0ZW1wbGF0ZXMYASADKAsyGS5jb3BwaWNlLm5vZGUudjEuVGVtcGxhdGUiQgoHQmFja2VuZBIRCglpc29sYXRpb24YASABKAkSDwoHYmFja2VuZBgCIAEoCRITCgthY2NlbGVyYXRvchgDIAEoCSKiAQoOU3RhdHVzUmVzcG9uc2USKgoIYmFja2VuZHMYASADKAsyGC5jb3BwaWNlLm5vZGUudjEuQmFja2VuZBIQCghyb290bGVzcxgDIAEoCBINCgVyZWFkeRgEIAEoCBIPCgdub3RpY2VzGAUgAygJEhEKCXNhbmRib3hlcxgGIAEoARILCgNob3QYByABKAESEgoKaG90X3RhcmdldBgIIAEoASKTAQoNTGVha3NSZXNwb25zZRIRCglwcm9jZXNzZXMYASABKAESDAoEdGFwcxgCIAEoARIRCglhZGRyZXNzZXMYAyABKAESDQoFcnVsZXMYBCABKAESDgoGbW91bnRzGAUgASgBEg0KBWZpbGVzGAYgASgBEg8KB2Nncm91cHMYByABKAESDwoHZGV0YWlscxgIIAMoCSJ5Cg5NZXRyaWNzUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEhIKCnNhbmRib3hfaWQYAiABKAkSFQoIc3RhcnRfbXMYAyABKAFIAIgBARITCgZlbmRfbXMYBCABKAFIAYgBAUILCglfc3RhcnRfbXNCCQoHX2VuZF9tcyKfAQoGTWV0cmljEg0KBWF0X21zGAEgASgBEhEKCWNwdV9jb3VudBgCIAEoARIUCgxjcHVfdXNlZF9wY3QYAyABKAESEAoIbWVtX3VzZWQYBCABKAESEQoJbWVtX3RvdGFsGAUgASgBEhEKCW1lbV9jYWNoZRgGIAEoARIRCglkaXNrX3VzZWQYByABKAESEgoKZGlza190b3RhbBgIIAEoASI7Cg9NZXRyaWNzUmVzcG9uc2USKAoHbWV0cmljcxgBIAMoCzIXLmNvcHBpY2Uubm9kZS52MS5NZXRyaWMiPAoUTGF0ZXN0TWV0cmljc1JlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRITCgtzYW5kYm94X2lkcxgCIAMoCSJLCgxMYXRlc3RNZXRyaWMSEgoKc2FuZGJveF9pZBgBIAEoCRInCgZtZXRyaWMYAiABKAsyFy5jb3BwaWNlLm5vZGUudjEuTWV0cmljIkYKFUxhdGVzdE1ldHJpY3NSZXNwb25zZRItCgZsYXRlc3QYASADKAsyHS5jb3BwaWNlLm5vZGUudjEuTGF0ZXN0TWV0cmljIrgBCgtMb2dzUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEhIKCnNhbmRib3hfaWQYAiABKAkSEQoJZGlyZWN0aW9uGAMgASgJEhYKCWN1cnNvcl9tcxgEIAEoAUgAiAEBEg0KBWxpbWl0GAUgASgBEhIKBWxldmVsGAYgASgJSAGIAQESEwoGc2VhcmNoGAcgASgJSAKIAQFCDAoKX2N1cnNvcl9tc0IICgZfbGV2ZWxCCQoHX3NlYXJjaCJgCghMb2dFbnRyeRINCgVhdF9tcxgBIAEoARINCgVsZXZlbBgCIAEoCRIPCgdtZXNzYWdlGAMgASgJEiUKBmZpZWxkcxgEIAMoCzIVLmNvcHBpY2Uubm9kZS52MS5QYWlyIjoKDExvZ3NSZXNwb25zZRIqCgdlbnRyaWVzGAEgAygLMhkuY29wcGljZS5ub2RlLnYxLkxvZ0VudHJ5Iv4BCg1FdmVudHNSZXF1ZXN0EhQKB3RlYW1faWQYASABKAlIAIgBARIXCgpzYW5kYm94X2lkGAIgASgJSAGIAQESDwoCaWQYAyABKAlIAogBARINCgVraW5kcxgEIAMoCRINCgVvcmRlchgFIAEoCRISCgVhZnRlchgGIAEoAUgDiAEBEhMKBm9mZnNldBgHIAEoAUgEiAEBEg0KBWxpbWl0GAggASgBEhQKB3dhaXRfbXMYCSABKAFIBYgBAUIKCghfdGVhbV9pZEINCgtfc2FuZGJveF9pZEIFCgNfaWRCCAoGX2FmdGVyQgkKB19vZmZzZXRCCgoIX3dhaXRfbXMisAEKBUV2ZW50EgoKAmlkGAEgASgJEhAKCHBvc2l0aW9uGAIgASgBEgwKBGtpbmQYAyABKAkSDQoFYXRfbXMYBCABKAESDwoHdGVhbV9pZBgFIAEoCRISCgpzYW5kYm94X2lkGAYgASgJEhIKCmdlbmVyYXRpb24YByABKAkSEwoLdGVtcGxhdGVfaWQYCCABKAkSEAoIYnVpbGRfaWQYCSABKAkSDAoEZGF0YRgKIAEoCSJGCg5FdmVudHNSZXNwb25zZRImCgZldmVudHMYASADKAsyFi5jb3BwaWNlLm5vZGUudjEuRXZlbnQSDAoEaGVhZBgCIAEoASKwAQoJQnVpbGRXaXNoEg8KB3RlYW1faWQYASABKAkSDAoEbmFtZRgCIAEoCRIMCgR0YWdzGAMgAygJEhYKCWNwdV9jb3VudBgEIAEoAUgAiAEBEhYKCW1lbW9yeV9tYhgFIAEoAUgBiAEBEhkKDGZyZWVfZGlza19tYhgGIAEoAUgCiAEBQgwKCl9jcHVfY291bnRCDAoKX21lbW9yeV9tYkIPCg1fZnJlZV9kaXNrX21iImAKC0J1aWxkVGlja2V0EhMKC3RlbXBsYXRlX2lkGAEgASgJEhAKCGJ1aWxkX2lkGAIgASgJEgwKBG5hbWUYAyABKAkSDAoEdGFncxgEIAMoCRIOCgZwdWJsaWMYBSABKAgiXAoRU3RhcnRCdWlsZFJlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRITCgt0ZW1wbGF0ZV9pZBgCIAEoCRIQCghidWlsZF9pZBgDIAEoCRIPCgdyZXF1ZXN0GAQgASgJItABCg1CdWlsZExvZ1F1ZXJ5Eg8KB3RlYW1faWQYASABKAkSEwoLdGVtcGxhdGVfaWQYAiABKAkSEAoIYnVpbGRfaWQYAyABKAkSDgoGb2Zmc2V0GAQgASgBEg0KBWxpbWl0GAUgASgBEhIKBWxldmVsGAYgASgJSACIAQESFgoJZGlyZWN0aW9uGAcgASgJSAGIAQESFgoJY3Vyc29yX21zGAggASgBSAKIAQFCCAoGX2xldmVsQgwKCl9kaXJlY3Rpb25CDAoKX2N1cnNvcl9tcyJZCgxCdWlsZExvZ0xpbmUSDQoFYXRfbXMYASABKAESDQoFbGV2ZWwYAiABKAkSDwoHbWVzc2FnZRgDIAEoCRIRCgRzdGVwGAQgASgJSACIAQFCBwoFX3N0ZXAiOgoLQnVpbGRSZWFzb24SDwoHbWVzc2FnZRgBIAEoCRIRCgRzdGVwGAIgASgJSACIAQFCBwoFX3N0ZXAimQEKBUJ1aWxkEhMKC3RlbXBsYXRlX2lkGAEgASgJEhAKCGJ1aWxkX2lkGAIgASgJEg4KBnN0YXR1cxgDIAEoCRIsCgZyZWFzb24YBCABKAsyHC5jb3BwaWNlLm5vZGUudjEuQnVpbGRSZWFzb24SKwoEbG9ncxgFIAMoCzIdLmNvcHBpY2Uubm9kZS52MS5CdWlsZExvZ0xpbmUiRgoQQnVpbGRGaWxlUmVxdWVzdBIPCgd0ZWFtX2lkGAEgASgJEhMKC3RlbXBsYXRlX2lkGAIgASgJEgwKBGhhc2gYAyABKAkiNAoRQnVpbGRGaWxlUmVzcG9uc2USDwoHcHJlc2VudBgBIAEoCBIOCgZ0aWNrZXQYAiABKAkiNAoPVGVtcGxhdGVSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEAoIdGVtcGxhdGUYAiABKAkiRQoSVGFnVGVtcGxhdGVSZXF1ZXN0Eg8KB3RlYW1faWQYASABKAkSEAoIdGVtcGxhdGUYAiABKAkSDAoEdGFncxgDIAMoCSI1ChNUYWdUZW1wbGF0ZVJlc3BvbnNlEhAKCGJ1aWxkX2lkGAEgASgJEgwKBHRhZ3MYAiADKAkiQwoLVGVtcGxhdGVUYWcSCwoDdGFnGAEgASgJEhAKCGJ1aWxkX2lkGAIgASgJEhUKDWNyZWF0ZWRfYXRfbXMYAyABKAEiPgoQTGlzdFRhZ3NSZXNwb25zZRIqCgR0YWdzGAEgAygLMhwuY29wcGljZS5ub2RlLnYxLlRlbXBsYXRlVGFnIksKFlB1Ymxpc2hUZW1wbGF0ZVJlcXVlc3QSDwoHdGVhbV9pZBgBIAEoCRIQCgh0ZW1wbGF0ZRgCIAEoCRIOCgZwdWJsaWMYAyABKAgiKAoXUHVibGlzaFRlbXBsYXRlUmVzcG9uc2USDQoFbmFtZXMYASADKAky5RIKC05vZGVTZXJ2aWNlEl4KDUNyZWF0ZVNhbmRib3gSJS5jb3BwaWNlLm5vZGUudjEuQ3JlYXRlU2FuZGJveFJlcXVlc3QaJi5jb3BwaWNlLm5vZGUudjEuQ3JlYXRlU2FuZGJveFJlc3BvbnNlEk8KCkdldFNhbmRib3gSHy5jb3BwaWNlLm5vZGUudjEuU2FuZGJveFJlcXVlc3QaIC5jb3BwaWNlLm5vZGUudjEuU2FuZGJveFJlc3BvbnNlEl4KDUxpc3RTYW5kYm94ZXMSJS5jb3BwaWNlLm5vZGUudjEuTGlzdFNhbmRib3hlc1JlcXVlc3QaJi5jb3BwaWNlLm5vZGUudjEuTGlzdFNhbmRib3hlc1Jlc3BvbnNlElEKDkNvbm5lY3RTYW5kYm94Eh4uY29wcGljZS5ub2RlLnYxLlJlc3VtZVJlcXVlc3QaHy5jb3BwaWNlLm5vZGUudjEuUmVzdW1lUmVzcG9uc2USUwoRU2V0U2FuZGJveFRpbWVvdXQSJi5jb3BwaWNlLm5vZGUudjEuU2FuZGJveFRpbWVvdXRSZXF1ZXN0GhYuY29wcGljZS5ub2RlLnYxLkVtcHR5EkYKC0tpbGxTYW5kYm94Eh8uY29wcGljZS5ub2RlLnYxLlNhbmRib3hSZXF1ZXN0GhYuY29wcGljZS5ub2RlLnYxLkVtcHR5Ek8KDUxpc3RUZW1wbGF0ZXMSFi5jb3BwaWNlLm5vZGUudjEuRW1wdHkaJi5jb3BwaWNlLm5vZGUudjEuTGlzdFRlbXBsYXRlc1Jlc3BvbnNlEkEKBlN0YXR1cxIWLmNvcHBpY2Uubm9kZS52MS5FbXB0eRofLmNvcHBpY2Uubm9kZS52MS5TdGF0dXNSZXNwb25zZRI/CgVMZWFrcxIWLmNvcHBpY2Uubm9kZS52MS5FbXB0eRoeLmNvcHBpY2Uubm9kZS52MS5MZWFrc1Jlc3BvbnNlEk0KDFBhdXNlU2FuZGJveBIdLmNvcHBpY2Uubm9kZS52MS5QYXVzZVJlcXVlc3QaHi5jb3BwaWNlLm5vZGUudjEuUGF1c2VSZXNwb25zZRJQCg1SZXN1bWVTYW5kYm94Eh4uY29wcGljZS5ub2RlLnYxLlJlc3VtZVJlcXVlc3QaHy5jb3BwaWNlLm5vZGUudjEuUmVzdW1lUmVzcG9uc2USUAoOUmVmcmVzaFNhbmRib3gSJi5jb3BwaWNlLm5vZGUudjEuU2FuZGJveFRpbWVvdXRSZXF1ZXN0GhYuY29wcGljZS5ub2RlLnYxLkVtcHR5EmEKDkNyZWF0ZVNuYXBzaG90EiYuY29wcGljZS5ub2RlLnYxLkNyZWF0ZVNuYXBzaG90UmVxdWVzdBonLmNvcHBpY2Uubm9kZS52MS5DcmVhdGVTbmFwc2hvdFJlc3BvbnNlEl4KDUxpc3RTbmFwc2hvdHMSJS5jb3BwaWNlLm5vZGUudjEuTGlzdFNuYXBzaG90c1JlcXVlc3QaJi5jb3BwaWNlLm5vZGUudjEuTGlzdFNuYXBzaG90c1Jlc3BvbnNlElAKDkRlbGV0ZVNuYXBzaG90EiYuY29wcGljZS5ub2RlLnYxLkRlbGV0ZVNuYXBzaG90UmVxdWVzdBoWLmNvcHBpY2Uubm9kZS52MS5FbXB0eRJKCgtGb3JrU2FuZGJveBIcLmNvcHBpY2Uubm9kZS52MS5Gb3JrUmVxdWVzdBodLmNvcHBpY2Uubm9kZS52MS5Gb3JrUmVzcG9uc2USVAoPUm9sbGJhY2tTYW5kYm94EiAuY29wcGljZS5ub2RlLnYxLlJvbGxiYWNrUmVxdWVzdBofLmNvcHBpY2Uubm9kZS52MS5SZXN1bWVSZXNwb25zZRJTCg5TYW5kYm94TWV0cmljcxIfLmNvcHBpY2Uubm9kZS52MS5NZXRyaWNzUmVxdWVzdBogLmNvcHBpY2Uubm9kZS52MS5NZXRyaWNzUmVzcG9uc2USXgoNTGF0ZXN0TWV0cmljcxIlLmNvcHBpY2Uubm9kZS52MS5MYXRlc3RNZXRyaWNzUmVxdWVzdBomLmNvcHBpY2Uubm9kZS52MS5MYXRlc3RNZXRyaWNzUmVzcG9uc2USRwoITGlzdExvZ3MSHC5jb3BwaWNlLm5vZGUudjEuTG9nc1JlcXVlc3QaHS5jb3BwaWNlLm5vZGUudjEuTG9nc1Jlc3BvbnNlEk0KCkxpc3RFdmVudHMSHi5jb3BwaWNlLm5vZGUudjEuRXZlbnRzUmVxdWVzdBofLmNvcHBpY2Uubm9kZS52MS5FdmVudHNSZXNwb25zZRJICgxSZXF1ZXN0QnVpbGQSGi5jb3BwaWNlLm5vZGUudjEuQnVpbGRXaXNoGhwuY29wcGljZS5ub2RlLnYxLkJ1aWxkVGlja2V0EkgKClN0YXJ0QnVpbGQSIi5jb3BwaWNlLm5vZGUudjEuU3RhcnRCdWlsZFJlcXVlc3QaFi5jb3BwaWNlLm5vZGUudjEuRW1wdHkSQgoIR2V0QnVpbGQSHi5jb3BwaWNlLm5vZGUudjEuQnVpbGRMb2dRdWVyeRoWLmNvcHBpY2Uubm9kZS52MS5CdWlsZBJSCglCdWlsZEZpbGUSIS5jb3BwaWNlLm5vZGUudjEuQnVpbGRGaWxlUmVxdWVzdBoiLmNvcHBpY2Uubm9kZS52MS5CdWlsZEZpbGVSZXNwb25zZRJYCgtUYWdUZW1wbGF0ZRIjLmNvcHBpY2Uubm9kZS52MS5UYWdUZW1wbGF0ZVJlcXVlc3QaJC5jb3BwaWNlLm5vZGUudjEuVGFnVGVtcGxhdGVSZXNwb25zZRJMCg1VbnRhZ1RlbXBsYXRlEiMuY29wcGljZS5ub2RlLnYxLlRhZ1RlbXBsYXRlUmVxdWVzdBoWLmNvcHBpY2Uubm9kZS52MS5FbXB0eRJPCghMaXN0VGFncxIgLmNvcHBpY2Uubm9kZS52MS5UZW1wbGF0ZVJlcXVlc3QaIS5jb3BwaWNlLm5vZGUudjEuTGlzdFRhZ3NSZXNwb25zZRJkCg9QdWJsaXNoVGVtcGxhdGUSJy5jb3BwaWNlLm5vZGUudjEuUHVibGlzaFRlbXBsYXRlUmVxdWVzdBooLmNvcHBpY2Uubm9kZS52MS5QdWJsaXNoVGVtcGxhdGVSZXNwb25zZWIGcHJvdG8z");
 
 /**
  * Describes the message coppice.node.v1.Empty.
@@ -127,95 +127,361 @@ export const SandboxTimeoutRequestSchema = /*@__PURE__*/
   messageDesc(file_node, 15);
 
 /**
- * Describes the message coppice.node.v1.ConnectSandboxResponse.
- * Use `create(ConnectSandboxResponseSchema)` to create a new message.
+ * Describes the message coppice.node.v1.ResumeRequest.
+ * Use `create(ResumeRequestSchema)` to create a new message.
  */
-export const ConnectSandboxResponseSchema = /*@__PURE__*/
+export const ResumeRequestSchema = /*@__PURE__*/
   messageDesc(file_node, 16);
+
+/**
+ * Describes the message coppice.node.v1.ResumeResponse.
+ * Use `create(ResumeResponseSchema)` to create a new message.
+ */
+export const ResumeResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 17);
+
+/**
+ * Describes the message coppice.node.v1.PauseRequest.
+ * Use `create(PauseRequestSchema)` to create a new message.
+ */
+export const PauseRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 18);
+
+/**
+ * Describes the message coppice.node.v1.PauseResponse.
+ * Use `create(PauseResponseSchema)` to create a new message.
+ */
+export const PauseResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 19);
+
+/**
+ * Describes the message coppice.node.v1.ForkRequest.
+ * Use `create(ForkRequestSchema)` to create a new message.
+ */
+export const ForkRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 20);
+
+/**
+ * Describes the message coppice.node.v1.ForkError.
+ * Use `create(ForkErrorSchema)` to create a new message.
+ */
+export const ForkErrorSchema = /*@__PURE__*/
+  messageDesc(file_node, 21);
+
+/**
+ * Describes the message coppice.node.v1.ForkOutcome.
+ * Use `create(ForkOutcomeSchema)` to create a new message.
+ */
+export const ForkOutcomeSchema = /*@__PURE__*/
+  messageDesc(file_node, 22);
+
+/**
+ * Describes the message coppice.node.v1.ForkResponse.
+ * Use `create(ForkResponseSchema)` to create a new message.
+ */
+export const ForkResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 23);
+
+/**
+ * Describes the message coppice.node.v1.RollbackRequest.
+ * Use `create(RollbackRequestSchema)` to create a new message.
+ */
+export const RollbackRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 24);
 
 /**
  * Describes the message coppice.node.v1.CreateSnapshotRequest.
  * Use `create(CreateSnapshotRequestSchema)` to create a new message.
  */
 export const CreateSnapshotRequestSchema = /*@__PURE__*/
-  messageDesc(file_node, 17);
+  messageDesc(file_node, 25);
 
 /**
  * Describes the message coppice.node.v1.Snapshot.
  * Use `create(SnapshotSchema)` to create a new message.
  */
 export const SnapshotSchema = /*@__PURE__*/
-  messageDesc(file_node, 18);
+  messageDesc(file_node, 26);
 
 /**
- * Describes the message coppice.node.v1.SnapshotResponse.
- * Use `create(SnapshotResponseSchema)` to create a new message.
+ * Describes the message coppice.node.v1.CreateSnapshotResponse.
+ * Use `create(CreateSnapshotResponseSchema)` to create a new message.
  */
-export const SnapshotResponseSchema = /*@__PURE__*/
-  messageDesc(file_node, 19);
+export const CreateSnapshotResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 27);
 
 /**
  * Describes the message coppice.node.v1.SnapshotPosition.
  * Use `create(SnapshotPositionSchema)` to create a new message.
  */
 export const SnapshotPositionSchema = /*@__PURE__*/
-  messageDesc(file_node, 20);
+  messageDesc(file_node, 28);
 
 /**
  * Describes the message coppice.node.v1.ListSnapshotsRequest.
  * Use `create(ListSnapshotsRequestSchema)` to create a new message.
  */
 export const ListSnapshotsRequestSchema = /*@__PURE__*/
-  messageDesc(file_node, 21);
+  messageDesc(file_node, 29);
 
 /**
  * Describes the message coppice.node.v1.ListSnapshotsResponse.
  * Use `create(ListSnapshotsResponseSchema)` to create a new message.
  */
 export const ListSnapshotsResponseSchema = /*@__PURE__*/
-  messageDesc(file_node, 22);
+  messageDesc(file_node, 30);
 
 /**
  * Describes the message coppice.node.v1.DeleteSnapshotRequest.
  * Use `create(DeleteSnapshotRequestSchema)` to create a new message.
  */
 export const DeleteSnapshotRequestSchema = /*@__PURE__*/
-  messageDesc(file_node, 23);
+  messageDesc(file_node, 31);
 
 /**
  * Describes the message coppice.node.v1.Template.
  * Use `create(TemplateSchema)` to create a new message.
  */
 export const TemplateSchema = /*@__PURE__*/
-  messageDesc(file_node, 24);
+  messageDesc(file_node, 32);
+
+/**
+ * Describes the message coppice.node.v1.TemplateBuilds.
+ * Use `create(TemplateBuildsSchema)` to create a new message.
+ */
+export const TemplateBuildsSchema = /*@__PURE__*/
+  messageDesc(file_node, 33);
+
+/**
+ * Describes the message coppice.node.v1.TemplateBuild.
+ * Use `create(TemplateBuildSchema)` to create a new message.
+ */
+export const TemplateBuildSchema = /*@__PURE__*/
+  messageDesc(file_node, 34);
 
 /**
  * Describes the message coppice.node.v1.ListTemplatesResponse.
  * Use `create(ListTemplatesResponseSchema)` to create a new message.
  */
 export const ListTemplatesResponseSchema = /*@__PURE__*/
-  messageDesc(file_node, 25);
+  messageDesc(file_node, 35);
 
 /**
  * Describes the message coppice.node.v1.Backend.
  * Use `create(BackendSchema)` to create a new message.
  */
 export const BackendSchema = /*@__PURE__*/
-  messageDesc(file_node, 26);
+  messageDesc(file_node, 36);
 
 /**
  * Describes the message coppice.node.v1.StatusResponse.
  * Use `create(StatusResponseSchema)` to create a new message.
  */
 export const StatusResponseSchema = /*@__PURE__*/
-  messageDesc(file_node, 27);
+  messageDesc(file_node, 37);
 
 /**
  * Describes the message coppice.node.v1.LeaksResponse.
  * Use `create(LeaksResponseSchema)` to create a new message.
  */
 export const LeaksResponseSchema = /*@__PURE__*/
-  messageDesc(file_node, 28);
+  messageDesc(file_node, 38);
+
+/**
+ * Describes the message coppice.node.v1.MetricsRequest.
+ * Use `create(MetricsRequestSchema)` to create a new message.
+ */
+export const MetricsRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 39);
+
+/**
+ * Describes the message coppice.node.v1.Metric.
+ * Use `create(MetricSchema)` to create a new message.
+ */
+export const MetricSchema = /*@__PURE__*/
+  messageDesc(file_node, 40);
+
+/**
+ * Describes the message coppice.node.v1.MetricsResponse.
+ * Use `create(MetricsResponseSchema)` to create a new message.
+ */
+export const MetricsResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 41);
+
+/**
+ * Describes the message coppice.node.v1.LatestMetricsRequest.
+ * Use `create(LatestMetricsRequestSchema)` to create a new message.
+ */
+export const LatestMetricsRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 42);
+
+/**
+ * Describes the message coppice.node.v1.LatestMetric.
+ * Use `create(LatestMetricSchema)` to create a new message.
+ */
+export const LatestMetricSchema = /*@__PURE__*/
+  messageDesc(file_node, 43);
+
+/**
+ * Describes the message coppice.node.v1.LatestMetricsResponse.
+ * Use `create(LatestMetricsResponseSchema)` to create a new message.
+ */
+export const LatestMetricsResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 44);
+
+/**
+ * Describes the message coppice.node.v1.LogsRequest.
+ * Use `create(LogsRequestSchema)` to create a new message.
+ */
+export const LogsRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 45);
+
+/**
+ * Describes the message coppice.node.v1.LogEntry.
+ * Use `create(LogEntrySchema)` to create a new message.
+ */
+export const LogEntrySchema = /*@__PURE__*/
+  messageDesc(file_node, 46);
+
+/**
+ * Describes the message coppice.node.v1.LogsResponse.
+ * Use `create(LogsResponseSchema)` to create a new message.
+ */
+export const LogsResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 47);
+
+/**
+ * Describes the message coppice.node.v1.EventsRequest.
+ * Use `create(EventsRequestSchema)` to create a new message.
+ */
+export const EventsRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 48);
+
+/**
+ * Describes the message coppice.node.v1.Event.
+ * Use `create(EventSchema)` to create a new message.
+ */
+export const EventSchema = /*@__PURE__*/
+  messageDesc(file_node, 49);
+
+/**
+ * Describes the message coppice.node.v1.EventsResponse.
+ * Use `create(EventsResponseSchema)` to create a new message.
+ */
+export const EventsResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 50);
+
+/**
+ * Describes the message coppice.node.v1.BuildWish.
+ * Use `create(BuildWishSchema)` to create a new message.
+ */
+export const BuildWishSchema = /*@__PURE__*/
+  messageDesc(file_node, 51);
+
+/**
+ * Describes the message coppice.node.v1.BuildTicket.
+ * Use `create(BuildTicketSchema)` to create a new message.
+ */
+export const BuildTicketSchema = /*@__PURE__*/
+  messageDesc(file_node, 52);
+
+/**
+ * Describes the message coppice.node.v1.StartBuildRequest.
+ * Use `create(StartBuildRequestSchema)` to create a new message.
+ */
+export const StartBuildRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 53);
+
+/**
+ * Describes the message coppice.node.v1.BuildLogQuery.
+ * Use `create(BuildLogQuerySchema)` to create a new message.
+ */
+export const BuildLogQuerySchema = /*@__PURE__*/
+  messageDesc(file_node, 54);
+
+/**
+ * Describes the message coppice.node.v1.BuildLogLine.
+ * Use `create(BuildLogLineSchema)` to create a new message.
+ */
+export const BuildLogLineSchema = /*@__PURE__*/
+  messageDesc(file_node, 55);
+
+/**
+ * Describes the message coppice.node.v1.BuildReason.
+ * Use `create(BuildReasonSchema)` to create a new message.
+ */
+export const BuildReasonSchema = /*@__PURE__*/
+  messageDesc(file_node, 56);
+
+/**
+ * Describes the message coppice.node.v1.Build.
+ * Use `create(BuildSchema)` to create a new message.
+ */
+export const BuildSchema = /*@__PURE__*/
+  messageDesc(file_node, 57);
+
+/**
+ * Describes the message coppice.node.v1.BuildFileRequest.
+ * Use `create(BuildFileRequestSchema)` to create a new message.
+ */
+export const BuildFileRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 58);
+
+/**
+ * Describes the message coppice.node.v1.BuildFileResponse.
+ * Use `create(BuildFileResponseSchema)` to create a new message.
+ */
+export const BuildFileResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 59);
+
+/**
+ * Describes the message coppice.node.v1.TemplateRequest.
+ * Use `create(TemplateRequestSchema)` to create a new message.
+ */
+export const TemplateRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 60);
+
+/**
+ * Describes the message coppice.node.v1.TagTemplateRequest.
+ * Use `create(TagTemplateRequestSchema)` to create a new message.
+ */
+export const TagTemplateRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 61);
+
+/**
+ * Describes the message coppice.node.v1.TagTemplateResponse.
+ * Use `create(TagTemplateResponseSchema)` to create a new message.
+ */
+export const TagTemplateResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 62);
+
+/**
+ * Describes the message coppice.node.v1.TemplateTag.
+ * Use `create(TemplateTagSchema)` to create a new message.
+ */
+export const TemplateTagSchema = /*@__PURE__*/
+  messageDesc(file_node, 63);
+
+/**
+ * Describes the message coppice.node.v1.ListTagsResponse.
+ * Use `create(ListTagsResponseSchema)` to create a new message.
+ */
+export const ListTagsResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 64);
+
+/**
+ * Describes the message coppice.node.v1.PublishTemplateRequest.
+ * Use `create(PublishTemplateRequestSchema)` to create a new message.
+ */
+export const PublishTemplateRequestSchema = /*@__PURE__*/
+  messageDesc(file_node, 65);
+
+/**
+ * Describes the message coppice.node.v1.PublishTemplateResponse.
+ * Use `create(PublishTemplateResponseSchema)` to create a new message.
+ */
+export const PublishTemplateResponseSchema = /*@__PURE__*/
+  messageDesc(file_node, 66);
 
 /**
  * @generated from service coppice.node.v1.NodeService

@@ -11,6 +11,20 @@ import {
 import { CoppiceError } from '../errors.ts';
 import { NodeService } from '../gen/node_pb.js';
 import type { NodeApi } from '../node-api.ts';
+import {
+  eventFromMessage,
+  eventsQueryToMessage,
+  logEntryFromMessage,
+  logsQueryToMessage,
+  metricFromMessage,
+} from './activity-mapping.ts';
+import {
+  buildFromMessage,
+  logQueryToMessage,
+  tagFromMessage,
+  ticketFromMessage,
+  wishToMessage,
+} from './build-mapping.ts';
 import { decodeFailure } from './failure.ts';
 import {
   demandWellFormed,
@@ -18,14 +32,19 @@ import {
   queryToMessage,
   receiptFromMessage,
   requestToMessage,
+  resumeResultFromMessage,
+  resumeWishToMessage,
   sandboxFromMessage,
-  snapshotFromMessage,
-  snapshotPositionFromMessage,
-  snapshotQueryToMessage,
   statusFromMessage,
   templateFromMessage,
 } from './mapping.ts';
 import { MAX_ANSWER_BYTES, MAX_REQUEST_BYTES } from './server.ts';
+import {
+  forkResultFromMessage,
+  snapshotFromMessage,
+  snapshotPositionFromMessage,
+  snapshotQueryToMessage,
+} from './snapshot-mapping.ts';
 import { encodeFrame, FrameReader, KIND, METHODS } from './wire.ts';
 
 export interface NodeRpcClientOptions {
@@ -72,21 +91,30 @@ export function connectNodeApi(socketPath: string, options: NodeRpcClientOptions
         totalRunning: answer.totalRunning,
       };
     },
-    async connectSandbox(teamID, sandboxID, timeoutSeconds) {
-      const request = { teamId: teamID, sandboxId: sandboxID, timeoutSeconds };
+    async connectSandbox(teamID, sandboxID, wish) {
+      const request = resumeWishToMessage(teamID, sandboxID, wish);
       demandWellFormed(request);
-      const answer = await call(method.connectSandbox, request, start);
-      return { sandbox: sandboxFromMessage(answer.sandbox), resumed: answer.resumed };
+      return resumeResultFromMessage(await call(method.connectSandbox, request, start));
     },
-    async resumeSandbox(teamID, sandboxID, timeoutSeconds) {
-      const request = { teamId: teamID, sandboxId: sandboxID, timeoutSeconds };
+    async resumeSandbox(teamID, sandboxID, wish) {
+      const request = resumeWishToMessage(teamID, sandboxID, wish);
       demandWellFormed(request);
-      return sandboxFromMessage((await call(method.resumeSandbox, request, start)).sandbox);
+      return resumeResultFromMessage(await call(method.resumeSandbox, request, start));
     },
-    async pauseSandbox(teamID, sandboxID) {
-      const ids = { teamId: teamID, sandboxId: sandboxID };
-      demandWellFormed(ids);
-      await call(method.pauseSandbox, ids, start);
+    async pauseSandbox(teamID, sandboxID, { memory }) {
+      const request = { teamId: teamID, sandboxId: sandboxID, memory };
+      demandWellFormed(request);
+      return receiptFromMessage((await call(method.pauseSandbox, request, start)).receipt);
+    },
+    async forkSandbox(teamID, sandboxID, { count, timeoutSeconds }, signal) {
+      const request = { teamId: teamID, sandboxId: sandboxID, count, timeoutSeconds };
+      demandWellFormed(request);
+      return forkResultFromMessage(await call(method.forkSandbox, request, start, signal));
+    },
+    async rollbackSandbox(teamID, sandboxID, snapshot) {
+      const request = { teamId: teamID, sandboxId: sandboxID, snapshot };
+      demandWellFormed(request);
+      return resumeResultFromMessage(await call(method.rollbackSandbox, request, start));
     },
     async refreshSandbox(teamID, sandboxID, timeoutSeconds) {
       const request = { teamId: teamID, sandboxId: sandboxID, timeoutSeconds };
@@ -106,7 +134,8 @@ export function connectNodeApi(socketPath: string, options: NodeRpcClientOptions
     async createSnapshot(teamID, sandboxID, { name, signal }) {
       const request = { teamId: teamID, sandboxId: sandboxID, ...(name === undefined ? {} : { name }) };
       demandWellFormed(request);
-      return snapshotFromMessage((await call(method.createSnapshot, request, start, signal)).snapshot);
+      const answer = await call(method.createSnapshot, request, start, signal);
+      return { snapshot: snapshotFromMessage(answer.snapshot), receipt: receiptFromMessage(answer.receipt) };
     },
     async listSnapshots(query) {
       demandWellFormed(query);
@@ -120,6 +149,67 @@ export function connectNodeApi(socketPath: string, options: NodeRpcClientOptions
       const request = { teamId: teamID, snapshot };
       demandWellFormed(request);
       await call(method.deleteSnapshot, request, usual);
+    },
+    async sandboxMetrics(teamID, sandboxID, span) {
+      const request = { teamId: teamID, sandboxId: sandboxID, ...span };
+      demandWellFormed(request);
+      return (await call(method.sandboxMetrics, request, usual)).metrics.map(metricFromMessage);
+    },
+    async latestMetrics(teamID, sandboxIDs) {
+      const request = { teamId: teamID, sandboxIds: [...sandboxIDs] };
+      demandWellFormed(request);
+      const { latest } = await call(method.latestMetrics, request, usual);
+      return new Map(latest.map(({ sandboxId, metric }) => [sandboxId, metricFromMessage(metric)]));
+    },
+    async listLogs(query) {
+      demandWellFormed(query);
+      return (await call(method.listLogs, logsQueryToMessage(query), usual)).entries.map(logEntryFromMessage);
+    },
+    async listEvents(query, signal) {
+      demandWellFormed(query);
+      const { waitMs = 0 } = query;
+      const { events, head } = await call(method.listEvents, eventsQueryToMessage(query), usual + waitMs, signal);
+      return { events: events.map(eventFromMessage), head };
+    },
+    async requestBuild(wish) {
+      demandWellFormed(wish);
+      return ticketFromMessage(await call(method.requestBuild, wishToMessage(wish), usual));
+    },
+    async startBuild({ teamID, templateID, buildID }, request) {
+      const message = { teamId: teamID, templateId: templateID, buildId: buildID, request };
+      demandWellFormed(message);
+      await call(method.startBuild, message, usual);
+    },
+    async getBuild(query) {
+      demandWellFormed(query);
+      return buildFromMessage(await call(method.getBuild, logQueryToMessage(query), usual));
+    },
+    async buildFile(teamID, templateID, hash) {
+      const request = { teamId: teamID, templateId: templateID, hash };
+      demandWellFormed(request);
+      const { present, ticket } = await call(method.buildFile, request, usual);
+      return { present, ticket };
+    },
+    async tagTemplate(teamID, target, tags) {
+      const request = { teamId: teamID, template: target, tags: [...tags] };
+      demandWellFormed(request);
+      const tagged = await call(method.tagTemplate, request, usual);
+      return { buildID: tagged.buildId, tags: tagged.tags };
+    },
+    async untagTemplate(teamID, template, tags) {
+      const request = { teamId: teamID, template, tags: [...tags] };
+      demandWellFormed(request);
+      await call(method.untagTemplate, request, usual);
+    },
+    async listTags(teamID, template) {
+      const request = { teamId: teamID, template };
+      demandWellFormed(request);
+      return (await call(method.listTags, request, usual)).tags.map(tagFromMessage);
+    },
+    async publishTemplate(teamID, template, isPublic) {
+      const request = { teamId: teamID, template, public: isPublic };
+      demandWellFormed(request);
+      return (await call(method.publishTemplate, request, usual)).names;
     },
     async listTemplates() {
       return (await call(method.listTemplates, {}, usual)).templates.map(templateFromMessage);

@@ -7,14 +7,28 @@ import { FailureSchema } from '../gen/node_pb.js';
 const MAX_MESSAGE = 8_192;
 const MAX_DETAILS = 16_384;
 
-/** For the server. Anything that is not a CoppiceError becomes `internal` without its text. */
+/** What file systems and the database say of a full disk. */
+const DISK_FULL = /\b(ENOSPC|EDQUOT)\b|database or disk is full/;
+
+/** For the server. Anything that is not a CoppiceError becomes `internal` without its text; a full disk is told. */
 export function encodeFailure(error: unknown): Uint8Array {
-  const known = error instanceof CoppiceError ? error : new CoppiceError('internal', 'internal error');
-  const message = known.message.toWellFormed().slice(0, MAX_MESSAGE).toWellFormed();
+  const known = error instanceof CoppiceError ? error : told(error);
+  const { code, details } = known;
   return toBinary(
     FailureSchema,
-    create(FailureSchema, { code: known.code, message, details: detailsToJson(known.details) }),
+    create(FailureSchema, { code, message: failureText(known.message), details: detailsToJson(details) }),
   );
+}
+
+function told(error: unknown): CoppiceError {
+  if (error instanceof Error && DISK_FULL.test(error.message))
+    return new CoppiceError('capacity', "no space on the host's disk: delete snapshots or paused sandboxes");
+  return new CoppiceError('internal', 'internal error');
+}
+
+/** An error's message as it travels: bounded, and text that UTF-8 can carry. */
+export function failureText(message: string): string {
+  return message.toWellFormed().slice(0, MAX_MESSAGE).toWellFormed();
 }
 
 /** For the client. */

@@ -1,23 +1,25 @@
 /** Messages of node.proto to and from the types of node-api.ts. A field that is absent stays absent; values are checked. */
 import { create, type MessageInitShape } from '@bufbuild/protobuf';
+import { BUILD_STATUSES } from '../build-api.ts';
 import { CoppiceError } from '../errors.ts';
 import {
   type CreateSandboxRequest as CreateMessage,
   CreateSandboxRequestSchema,
   type ListSandboxesRequest as ListMessage,
   ListSandboxesRequestSchema,
-  type ListSnapshotsRequest as ListSnapshotsMessage,
-  ListSnapshotsRequestSchema,
   type Pair,
   type Position,
   type Receipt as ReceiptMessage,
   type ReceiptSchema,
+  type ResumeRequest as ResumeMessage,
+  type ResumeRequestSchema,
+  type ResumeResponseSchema,
+  type ResumeResponse as ResumeResultMessage,
   type Sandbox as SandboxMessage,
   type SandboxSchema,
-  type Snapshot as SnapshotMessage,
-  type SnapshotPosition as SnapshotPositionMessage,
-  type SnapshotSchema,
   type StatusResponse,
+  type TemplateBuild as TemplateBuildMessage,
+  type TemplateBuildSchema,
   type Template as TemplateMessage,
   type TemplateSchema,
 } from '../gen/node_pb.js';
@@ -26,14 +28,14 @@ import {
   ISOLATIONS,
   type ListSandboxesQuery,
   type ListSandboxesResult,
-  type ListSnapshotsQuery,
   type NodeStatus,
   type OnTimeout,
   type Receipt,
+  type ResumeResult,
+  type ResumeWish,
   type SandboxState,
   type SandboxView,
-  type SnapshotPosition,
-  type SnapshotView,
+  type TemplateBuildView,
   type TemplateView,
 } from '../node-api.ts';
 
@@ -49,6 +51,7 @@ const STATES: ReadonlySet<string> = new Set<SandboxState>([
 ]);
 
 const ON_TIMEOUT: readonly OnTimeout[] = ['kill', 'pause'];
+const PATHS: readonly NonNullable<Receipt['path']>[] = ['hot', 'shell', 'cold'];
 
 export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
   const { allowInternetAccess } = request.network;
@@ -61,6 +64,8 @@ export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
     envVars: toPairs(request.envVars),
     ...(request.isolation === undefined ? {} : { isolation: request.isolation }),
     ...(request.onTimeout === undefined ? {} : { onTimeout: request.onTimeout }),
+    ...(request.pauseMemory === undefined ? {} : { pauseMemory: request.pauseMemory }),
+    ...(request.autoResume === undefined ? {} : { autoResume: request.autoResume }),
     network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
   });
 }
@@ -76,6 +81,8 @@ export function requestFromMessage(message: CreateMessage): CreateSandboxRequest
     envVars: fromPairs(message.envVars),
     ...(message.isolation === undefined ? {} : { isolation: oneOf(message.isolation, ISOLATIONS, 'isolation') }),
     ...(message.onTimeout === undefined ? {} : { onTimeout: oneOf(message.onTimeout, ON_TIMEOUT, 'on_timeout') }),
+    ...(message.pauseMemory === undefined ? {} : { pauseMemory: message.pauseMemory }),
+    ...(message.autoResume === undefined ? {} : { autoResume: message.autoResume }),
     network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
   };
 }
@@ -115,6 +122,7 @@ export function sandboxToMessage(view: SandboxView): MessageInitShape<typeof San
     startedAtMs: view.startedAtMs,
     endAtMs: view.endAtMs,
     onTimeout: view.onTimeout,
+    autoResume: view.autoResume,
     cpuCount: view.cpuCount,
     memoryMb: view.memoryMB,
     diskSizeMb: view.diskSizeMB,
@@ -139,6 +147,7 @@ export function sandboxFromMessage(message: SandboxMessage | undefined): Sandbox
     startedAtMs: message.startedAtMs,
     endAtMs: message.endAtMs,
     onTimeout: oneOf(message.onTimeout, ON_TIMEOUT, 'on_timeout'),
+    autoResume: message.autoResume,
     cpuCount: message.cpuCount,
     memoryMB: message.memoryMb,
     diskSizeMB: message.diskSizeMb,
@@ -157,6 +166,7 @@ export function receiptToMessage(receipt: Receipt): MessageInitShape<typeof Rece
     totalMs: receipt.totalMs,
     stages: receipt.stages.map(({ name, ms }) => ({ name, ms })),
     ...(receipt.path === undefined ? {} : { path: receipt.path }),
+    ...(receipt.pauseMs === undefined ? {} : { pauseMs: receipt.pauseMs }),
   };
 }
 
@@ -164,9 +174,39 @@ export function receiptFromMessage(message: ReceiptMessage | undefined): Receipt
   if (message === undefined) throw malformed('receipt');
   return {
     verb: message.verb,
-    ...(message.path === undefined ? {} : { path: oneOf(message.path, ['hot', 'cold'] as const, 'path') }),
+    ...(message.path === undefined ? {} : { path: oneOf(message.path, PATHS, 'path') }),
     totalMs: message.totalMs,
     stages: message.stages.map(({ name, ms }) => ({ name, ms })),
+    ...(message.pauseMs === undefined ? {} : { pauseMs: message.pauseMs }),
+  };
+}
+
+export function resumeWishToMessage(
+  teamId: string,
+  sandboxId: string,
+  wish: ResumeWish,
+): MessageInitShape<typeof ResumeRequestSchema> {
+  const { timeoutSeconds, memory } = wish;
+  return { teamId, sandboxId, timeoutSeconds, ...(memory === undefined ? {} : { memory }) };
+}
+
+export function resumeWishFromMessage({ timeoutSeconds, memory }: ResumeMessage): ResumeWish {
+  return { timeoutSeconds, ...(memory === undefined ? {} : { memory }) };
+}
+
+export function resumeResultToMessage(result: ResumeResult): MessageInitShape<typeof ResumeResponseSchema> {
+  return {
+    sandbox: sandboxToMessage(result.sandbox),
+    resumed: result.resumed,
+    ...(result.receipt === undefined ? {} : { receipt: receiptToMessage(result.receipt) }),
+  };
+}
+
+export function resumeResultFromMessage(message: ResumeResultMessage): ResumeResult {
+  return {
+    sandbox: sandboxFromMessage(message.sandbox),
+    resumed: message.resumed,
+    ...(message.receipt === undefined ? {} : { receipt: receiptFromMessage(message.receipt) }),
   };
 }
 
@@ -185,6 +225,10 @@ export function templateToMessage(view: TemplateView): MessageInitShape<typeof T
     spawnCount: view.spawnCount,
     hot: view.hot,
     ...(view.lastSpawnedAtMs === undefined ? {} : { lastSpawnedAtMs: view.lastSpawnedAtMs }),
+    ...(view.teamID === undefined ? {} : { teamId: view.teamID }),
+    ...(view.public === undefined ? {} : { public: view.public }),
+    ...(view.status === undefined ? {} : { status: view.status }),
+    ...(view.builds === undefined ? {} : { builds: { builds: view.builds.map(templateBuildToMessage) } }),
   };
 }
 
@@ -203,60 +247,11 @@ export function templateFromMessage(message: TemplateMessage): TemplateView {
     spawnCount: message.spawnCount,
     ...(message.lastSpawnedAtMs === undefined ? {} : { lastSpawnedAtMs: message.lastSpawnedAtMs }),
     hot: message.hot,
+    ...(message.teamId === undefined ? {} : { teamID: message.teamId }),
+    ...(message.public === undefined ? {} : { public: message.public }),
+    ...(message.status === undefined ? {} : { status: oneOf(message.status, BUILD_STATUSES, 'status') }),
+    ...(message.builds === undefined ? {} : { builds: message.builds.builds.map(templateBuildFromMessage) }),
   };
-}
-
-export function snapshotQueryToMessage(query: ListSnapshotsQuery): ListSnapshotsMessage {
-  return create(ListSnapshotsRequestSchema, {
-    teamId: query.teamID,
-    limit: query.limit,
-    ...(query.sourceID === undefined ? {} : { sourceId: query.sourceID }),
-    ...(query.name === undefined ? {} : { name: query.name }),
-    ...(query.after === undefined ? {} : { after: snapshotPositionToMessage(query.after) }),
-  });
-}
-
-export function snapshotQueryFromMessage(message: ListSnapshotsMessage): ListSnapshotsQuery {
-  return {
-    teamID: message.teamId,
-    limit: message.limit,
-    ...(message.sourceId === undefined ? {} : { sourceID: message.sourceId }),
-    ...(message.name === undefined ? {} : { name: message.name }),
-    ...(message.after === undefined ? {} : { after: snapshotPositionFromMessage(message.after) }),
-  };
-}
-
-export function snapshotToMessage(view: SnapshotView): MessageInitShape<typeof SnapshotSchema> {
-  return {
-    snapshotId: view.snapshotID,
-    names: [...view.names],
-    templateId: view.templateID,
-    buildId: view.buildID,
-    sourceId: view.sourceID,
-    isolation: view.isolation,
-    createdAtMs: view.createdAtMs,
-  };
-}
-
-export function snapshotFromMessage(message: SnapshotMessage | undefined): SnapshotView {
-  if (message === undefined) throw malformed('snapshot');
-  return {
-    snapshotID: message.snapshotId,
-    names: message.names,
-    templateID: message.templateId,
-    buildID: message.buildId,
-    sourceID: message.sourceId,
-    isolation: oneOf(message.isolation, ISOLATIONS, 'isolation'),
-    createdAtMs: message.createdAtMs,
-  };
-}
-
-export function snapshotPositionToMessage(position: SnapshotPosition): { createdAtMs: number; buildId: string } {
-  return { createdAtMs: position.createdAtMs, buildId: position.buildID };
-}
-
-export function snapshotPositionFromMessage(message: SnapshotPositionMessage): SnapshotPosition {
-  return { createdAtMs: message.createdAtMs, buildID: message.buildId };
 }
 
 export function statusFromMessage(message: StatusResponse): NodeStatus {
@@ -293,18 +288,45 @@ export function demandWellFormed(value: unknown): void {
   }
 }
 
-function toPairs(map: Readonly<Record<string, string>>): { key: string; value: string }[] {
+export function toPairs(map: Readonly<Record<string, string>>): { key: string; value: string }[] {
   return Object.entries(map).map(([key, value]) => ({ key, value }));
 }
 
 /** `Object.fromEntries` makes own properties of any key, `__proto__` too. */
-function fromPairs(pairs: readonly Pair[]): Record<string, string> {
+export function fromPairs(pairs: readonly Pair[]): Record<string, string> {
   return Object.fromEntries(pairs.map(({ key, value }) => [key, value]));
 }
 
-function oneOf<T extends string>(value: string, allowed: readonly T[], field: string): T {
+function templateBuildToMessage(view: TemplateBuildView): MessageInitShape<typeof TemplateBuildSchema> {
+  return {
+    buildId: view.buildID,
+    status: view.status,
+    createdAtMs: view.createdAtMs,
+    updatedAtMs: view.updatedAtMs,
+    ...(view.finishedAtMs === undefined ? {} : { finishedAtMs: view.finishedAtMs }),
+    cpuCount: view.cpuCount,
+    memoryMb: view.memoryMB,
+    diskSizeMb: view.diskSizeMB,
+  };
+}
+
+function templateBuildFromMessage(message: TemplateBuildMessage): TemplateBuildView {
+  return {
+    buildID: message.buildId,
+    status: oneOf(message.status, BUILD_STATUSES, 'status'),
+    createdAtMs: message.createdAtMs,
+    updatedAtMs: message.updatedAtMs,
+    ...(message.finishedAtMs === undefined ? {} : { finishedAtMs: message.finishedAtMs }),
+    cpuCount: message.cpuCount,
+    memoryMB: message.memoryMb,
+    diskSizeMB: message.diskSizeMb,
+  };
+}
+
+export function oneOf<T extends string>(value: string, allowed: readonly T[], field: string): T {
   if (!(allowed as readonly string[]).includes(value)) throw malformed(field);
   return value as T;
 }
 
-const malformed = (field: string): CoppiceError => new CoppiceError('internal', `malformed node RPC message: ${field}`);
+export const malformed = (field: string): CoppiceError =>
+  new CoppiceError('internal', `malformed node RPC message: ${field}`);

@@ -6,18 +6,31 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import { CoppiceError } from '../errors.ts';
 import type { NodeService } from '../gen/node_pb.js';
 import type { NodeApi } from '../node-api.ts';
+import {
+  eventsQueryFromMessage,
+  eventToMessage,
+  logEntryToMessage,
+  logsQueryFromMessage,
+  metricToMessage,
+} from './activity-mapping.ts';
+import { buildToMessage, logQueryFromMessage, ticketToMessage, wishFromMessage } from './build-mapping.ts';
 import { encodeFailure } from './failure.ts';
 import {
   positionToMessage,
   queryFromMessage,
   receiptToMessage,
   requestFromMessage,
+  resumeResultToMessage,
+  resumeWishFromMessage,
   sandboxToMessage,
+  templateToMessage,
+} from './mapping.ts';
+import {
+  forkResultToMessage,
   snapshotPositionToMessage,
   snapshotQueryFromMessage,
   snapshotToMessage,
-  templateToMessage,
-} from './mapping.ts';
+} from './snapshot-mapping.ts';
 import { encodeFrame, type Frame, FrameReader, KIND, METHODS } from './wire.ts';
 
 /** Bytes of one request, and of one answer (a page of 100 sandboxes with large metadata). */
@@ -125,17 +138,19 @@ function implement(api: NodeApi) {
         ...(result.next === undefined ? {} : { next: positionToMessage(result.next) }),
       };
     },
-    connectSandbox: async (request) => {
-      const result = await api.connectSandbox(request.teamId, request.sandboxId, request.timeoutSeconds);
-      return { sandbox: sandboxToMessage(result.sandbox), resumed: result.resumed };
-    },
-    resumeSandbox: async (request) => ({
-      sandbox: sandboxToMessage(await api.resumeSandbox(request.teamId, request.sandboxId, request.timeoutSeconds)),
+    connectSandbox: async (request) =>
+      resumeResultToMessage(
+        await api.connectSandbox(request.teamId, request.sandboxId, resumeWishFromMessage(request)),
+      ),
+    resumeSandbox: async (request) =>
+      resumeResultToMessage(await api.resumeSandbox(request.teamId, request.sandboxId, resumeWishFromMessage(request))),
+    pauseSandbox: async ({ teamId, sandboxId, memory }) => ({
+      receipt: receiptToMessage(await api.pauseSandbox(teamId, sandboxId, { memory })),
     }),
-    pauseSandbox: async (request) => {
-      await api.pauseSandbox(request.teamId, request.sandboxId);
-      return {};
-    },
+    forkSandbox: async ({ teamId, sandboxId, count, timeoutSeconds }, { signal }) =>
+      forkResultToMessage(await api.forkSandbox(teamId, sandboxId, { count, timeoutSeconds }, signal)),
+    rollbackSandbox: async ({ teamId, sandboxId, snapshot }) =>
+      resumeResultToMessage(await api.rollbackSandbox(teamId, sandboxId, snapshot)),
     refreshSandbox: async (request) => {
       await api.refreshSandbox(request.teamId, request.sandboxId, request.timeoutSeconds);
       return {};
@@ -151,7 +166,8 @@ function implement(api: NodeApi) {
     createSnapshot: async (request, { signal }) => {
       const { teamId, sandboxId, name } = request;
       const options = { signal, ...(name === undefined ? {} : { name }) };
-      return { snapshot: snapshotToMessage(await api.createSnapshot(teamId, sandboxId, options)) };
+      const { snapshot, receipt } = await api.createSnapshot(teamId, sandboxId, options);
+      return { snapshot: snapshotToMessage(snapshot), receipt: receiptToMessage(receipt) };
     },
     listSnapshots: async (request) => {
       const { snapshots, next } = await api.listSnapshots(snapshotQueryFromMessage(request));
@@ -164,6 +180,42 @@ function implement(api: NodeApi) {
       await api.deleteSnapshot(request.teamId, request.snapshot);
       return {};
     },
+    sandboxMetrics: async ({ teamId, sandboxId, startMs, endMs }) => {
+      const span = { ...(startMs === undefined ? {} : { startMs }), ...(endMs === undefined ? {} : { endMs }) };
+      return { metrics: (await api.sandboxMetrics(teamId, sandboxId, span)).map(metricToMessage) };
+    },
+    latestMetrics: async ({ teamId, sandboxIds }) => {
+      const latest = await api.latestMetrics(teamId, sandboxIds);
+      return { latest: [...latest].map(([sandboxId, metric]) => ({ sandboxId, metric: metricToMessage(metric) })) };
+    },
+    listLogs: async (request) => ({
+      entries: (await api.listLogs(logsQueryFromMessage(request))).map(logEntryToMessage),
+    }),
+    listEvents: async (request, { signal }) => {
+      const { events, head } = await api.listEvents(eventsQueryFromMessage(request), signal);
+      return { events: events.map(eventToMessage), head };
+    },
+    requestBuild: async (request) => ticketToMessage(await api.requestBuild(wishFromMessage(request))),
+    startBuild: async ({ teamId, templateId, buildId, request }) => {
+      await api.startBuild({ teamID: teamId, templateID: templateId, buildID: buildId }, request);
+      return {};
+    },
+    getBuild: async (request) => buildToMessage(await api.getBuild(logQueryFromMessage(request))),
+    buildFile: async ({ teamId, templateId, hash }) => api.buildFile(teamId, templateId, hash),
+    tagTemplate: async ({ teamId, template, tags }) => {
+      const tagged = await api.tagTemplate(teamId, template, tags);
+      return { buildId: tagged.buildID, tags: [...tagged.tags] };
+    },
+    untagTemplate: async ({ teamId, template, tags }) => {
+      await api.untagTemplate(teamId, template, tags);
+      return {};
+    },
+    listTags: async ({ teamId, template }) => ({
+      tags: (await api.listTags(teamId, template)).map(({ buildID, ...rest }) => ({ ...rest, buildId: buildID })),
+    }),
+    publishTemplate: async (request) => ({
+      names: [...(await api.publishTemplate(request.teamId, request.template, request.public))],
+    }),
     listTemplates: async () => ({ templates: (await api.listTemplates()).map(templateToMessage) }),
     status: async () => {
       const status = await api.status();

@@ -1,14 +1,17 @@
 /** One context: a language, a directory, a program that is started when it is needed and again when it has died. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { type AgentClient, AgentError } from '../../channel/agent.ts';
 import type { Log } from '../../telemetry/log.ts';
 import type { RunEvent } from './guest-event.ts';
 import { Kernel, type KernelEnd, type RunRequest } from './kernel.ts';
-import type { KernelSpec } from './sandbox.ts';
+import type { KernelSpec } from './kernels.ts';
 
 /** Runs of one context: the one that is going on, and those that wait. */
 const MAX_RUNS = 64;
 /** ms. Under emulation the interpreter takes several seconds to start, and contexts may start side by side. */
 const START_TIMEOUT = 120_000;
+/** ms. Clients wait 30 s for the head of a reply. */
+const READY_PATIENCE = 15_000;
 
 /** The program of a context cannot be started; the message says why and is for the client. */
 export class KernelStartError extends Error {
@@ -57,9 +60,12 @@ export class Context {
     this.#options = options;
   }
 
-  /** Attaches to the program, or starts it. Throws KernelStartError, SandboxGone. */
+  /**
+   * Attaches to the program, or starts it. One that is slow is left to start: a run waits for it, and tells how it went.
+   * Throws KernelStartError, SandboxGone.
+   */
   async ready(): Promise<void> {
-    await this.#ensure();
+    await Promise.race([this.#ensure(), sleep(READY_PATIENCE, undefined, { ref: false })]);
   }
 
   /**

@@ -3,8 +3,9 @@ import { randomUUID } from 'node:crypto';
 import type { AgentClient } from '../../channel/agent.ts';
 import type { Log } from '../../telemetry/log.ts';
 import { Context, gone, KernelStartError } from './context.ts';
+import type { KernelSpecs } from './kernels.ts';
 import { contextTag, defaultContextID, defaultTag, normalizeLanguage, parseTag } from './names.ts';
-import { DEFAULT_CWD, type InterpreterSandbox, type KernelSpecs } from './sandbox.ts';
+import { DEFAULT_CWD, type InterpreterSandbox } from './sandbox.ts';
 
 /** Contexts of one sandbox; each is a process of the guest. */
 const MAX_CONTEXTS = 64;
@@ -31,6 +32,9 @@ export class Contexts {
 
   constructor(options: ContextsOptions) {
     this.#options = options;
+    const { sandbox, kernels } = options;
+    for (const [language, { listed }] of Object.entries(kernels))
+      if (listed && sandbox.languages.includes(language)) this.#addDefault(language);
   }
 
   /** The context of that id, however it came to be; undefined when there is none. */
@@ -45,12 +49,12 @@ export class Contexts {
   async default(language: string): Promise<Context> {
     const name = normalizeLanguage(language);
     const id = defaultContextID(this.#options.sandbox.sandboxID, name);
-    const context = this.#contexts.get(id) ?? this.#add({ id, language: name, tag: defaultTag(name) });
+    const context = this.#contexts.get(id) ?? this.#addDefault(name);
     try {
       await context.ready();
       return context;
     } catch (error) {
-      this.#contexts.delete(id);
+      if (!this.#options.kernels[name]?.listed) this.#contexts.delete(id);
       throw error;
     }
   }
@@ -88,6 +92,11 @@ export class Contexts {
     } catch (error) {
       throw gone(error);
     }
+  }
+
+  #addDefault(language: string): Context {
+    const id = defaultContextID(this.#options.sandbox.sandboxID, language);
+    return this.#add({ id, language, tag: defaultTag(language) });
   }
 
   #add(wanted: { id: string; language: string; tag: string; cwd?: string | undefined }): Context {

@@ -12,8 +12,9 @@ import { type Context, KernelStartError, SandboxGone, TooManyRuns } from './cont
 import { Contexts } from './contexts.ts';
 import { ExecutionReply } from './execution-reply.ts';
 import { isRecord } from './guest-event.ts';
+import { DEFAULT_KERNELS, type KernelSpecs } from './kernels.ts';
 import { normalizeLanguage } from './names.ts';
-import { DEFAULT_KERNELS, DEFAULT_USER, type InterpreterSandbox, type KernelSpecs } from './sandbox.ts';
+import { DEFAULT_USER, type InterpreterSandbox } from './sandbox.ts';
 
 /** Bytes of a request. The guest takes requests of 64 MiB, and escaping can make one six times as long. */
 const MAX_BODY = 8 << 20;

@@ -41,6 +41,17 @@ export type RunOutcome =
   | { readonly ended: true }
   | { readonly ended: false; readonly started: boolean; readonly end: KernelEnd };
 
+export interface ReseedRequest {
+  /** base64. */
+  readonly entropy: string;
+  /** True: generators that user code has seeded itself go on as they are. */
+  readonly keepGiven?: boolean;
+  /** COPPICE_GENERATION in the program from now on. */
+  readonly generation?: string;
+  /** The sandbox's environment, set ahead of it. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
 type Sink = (event: RunEvent) => Promise<void> | void;
 
 interface Run {
@@ -61,7 +72,7 @@ export class Kernel {
   readonly #log: Log;
   readonly #ended = Promise.withResolvers<KernelEnd>();
   readonly #ready = Promise.withResolvers<void>();
-  readonly #acks = new Map<string, () => void>();
+  readonly #answers = new Map<string, (good: boolean) => void>();
   #end: KernelEnd | undefined;
   #run: Run | undefined;
   #interrupting: Promise<void> = Promise.resolve();
@@ -127,19 +138,20 @@ export class Kernel {
     }
   }
 
-  /** Sets the environment and mixes `entropy` (base64) into the program's generators. False: no answer in time. */
-  async reseed(
-    entropy: string,
-    env: Readonly<Record<string, string>> | undefined,
-    signal: AbortSignal,
-  ): Promise<boolean> {
+  /**
+   * Mixes entropy into the program's generators. A program that runs code takes it when that is over, before anything that it
+   * is sent after. False: no answer in time, or not all of its generators took it.
+   */
+  async reseed(request: ReseedRequest, signal: AbortSignal): Promise<boolean> {
+    const { entropy, keepGiven, generation, env } = request;
     const id = randomUUID();
-    const acked = new Promise<boolean>((resolve) => this.#acks.set(id, () => resolve(true)));
+    const answered = new Promise<boolean>((resolve) => this.#answers.set(id, resolve));
     try {
-      await this.#send(this.#envRequest(env), JSON.stringify({ op: 'reseed', id, entropy }));
-      return await Promise.race([acked, this.ended.then(() => false), aborted(signal)]);
+      const reseed = { op: 'reseed', id, entropy, keep_given: keepGiven, generation };
+      await this.#send(this.#envRequest(env), JSON.stringify(reseed));
+      return await Promise.race([answered, this.ended.then(() => false), aborted(signal)]);
     } finally {
-      this.#acks.delete(id);
+      this.#answers.delete(id);
     }
   }
 
@@ -238,9 +250,10 @@ export class Kernel {
 
   async #onEvent(event: GuestEvent): Promise<void> {
     if (event.type === 'ready') return this.#ready.resolve();
-    if (event.type === 'ack') return this.#acks.get(event.id)?.();
+    if (event.type === 'ack') return this.#answers.get(event.id)?.(true);
     if (event.type === 'refused') {
       this.#log.warn({ pid: this.pid, reason: event.reason }, 'interpreter: the program refused a request');
+      if (event.id !== undefined) this.#answers.get(event.id)?.(false);
       if (this.#run === undefined || event.id !== this.#run.id) return;
       await this.#run.sink({ type: 'error', name: 'RequestRefused', value: event.reason, traceback: event.reason });
       return this.#run.done.resolve({ ended: true });

@@ -1,4 +1,4 @@
-/** What the code interpreter knows of the sandbox it serves, and of the programs that run code in it. */
+/** What the code interpreter knows of the sandbox it serves. */
 import type { AgentClient } from '../../channel/agent.ts';
 
 export interface InterpreterSandbox {
@@ -14,27 +14,6 @@ export interface InterpreterSandbox {
   /** Languages whose program is in the sandbox, by their full names: `python`, `javascript`. */
   readonly languages: readonly string[];
 }
-
-/** How the program of one language is started: it speaks the protocol of guest/interpreter on stdin and stdout. */
-export interface KernelSpec {
-  readonly cmd: string;
-  readonly args: readonly string[];
-  /** Added to `args` where the process is started ahead of a checkpoint. */
-  readonly warmArgs?: readonly string[];
-}
-
-export type KernelSpecs = Readonly<Record<string, KernelSpec>>;
-
-/** Where the injected drive is mounted in every sandbox. */
-const DRIVE = '/run/coppice/drive';
-
-export const DEFAULT_KERNELS: KernelSpecs = {
-  python: {
-    cmd: '/usr/bin/python3',
-    args: [`${DRIVE}/app/guest/interpreter/main.py`],
-    warmArgs: ['--warm'],
-  },
-};
 
 /** The user that contexts run as, and where they begin. */
 export const DEFAULT_USER = 'user';

@@ -7,7 +7,7 @@
 /** 16 KiB: a small write to a fresh cluster copies little, and 8 bytes of map a cluster stay small up to 100 GiB. */
 const CLUSTER_BITS = 14;
 const CLUSTER_BYTES = 2 ** CLUSTER_BITS;
-const HEADER_BYTES = 104;
+export const OVERLAY_HEADER_BYTES = 104;
 const MAGIC = 0x514649fb;
 
 const ceilDiv = (a: number, b: number) => Math.ceil(a / b);
@@ -32,7 +32,7 @@ export function emptyOverlay(virtualBytes: number): Buffer {
   image.writeBigUInt64BE(BigInt(CLUSTER_BYTES), 48);
   image.writeUInt32BE(1, 56);
   image.writeUInt32BE(4, 96); // refcounts of 2^4 bits
-  image.writeUInt32BE(HEADER_BYTES, 100);
+  image.writeUInt32BE(OVERLAY_HEADER_BYTES, 100);
   image.writeBigUInt64BE(BigInt(2 * CLUSTER_BYTES), CLUSTER_BYTES);
   for (let cluster = 0; cluster < clusters; cluster++) image.writeUInt16BE(1, 2 * CLUSTER_BYTES + 2 * cluster);
   return image;
@@ -45,7 +45,7 @@ export function emptyOverlay(virtualBytes: number): Buffer {
  */
 export function overlayFault(header: Uint8Array, virtualBytes: number): string | undefined {
   const view = Buffer.from(header.buffer, header.byteOffset, header.byteLength);
-  if (view.length < HEADER_BYTES) return 'shorter than its header';
+  if (view.length < OVERLAY_HEADER_BYTES) return 'shorter than its header';
   if (view.readUInt32BE(0) !== MAGIC || view.readUInt32BE(4) !== 3) return 'not a qcow2 image of version 3';
   if (view.readBigUInt64BE(8) !== 0n) return 'names a backing file';
   if (view.readUInt32BE(20) !== CLUSTER_BITS) return 'has another cluster size';

@@ -6,6 +6,7 @@ import { createHash, timingSafeEqual } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { type AgentClient, AgentError } from '../../channel/agent.ts';
+import { TRAFFIC_UPLOAD_HEADER } from '../../contract/build-api.ts';
 import {
   ENVD_PORT,
   INTERPRETER_PORT,
@@ -48,13 +49,24 @@ export interface TrafficTarget {
   readonly trafficAccessToken?: string;
 }
 
+/** What a request for a sandbox that does not run has to show. */
+export interface Knock {
+  readonly port: number;
+  /** Of X-Access-Token, envd's. */
+  readonly accessToken?: string;
+}
+
 export interface TrafficServerOptions {
   readonly lookup: (sandboxID: string) => TrafficTarget | undefined;
+  /** Begins to resume a sandbox that does not run, for this very request; undefined at once where there is nothing to wait for. */
+  readonly wake?: (sandboxID: string, knock: Knock) => Promise<TrafficTarget | undefined> | undefined;
   /**
    * The sandbox one of whose tokens made the signature in this URL (path and query of /files), for reading or writing,
    * expired or not; envd then judges it. Also asked for CORS preflights.
    */
   readonly findBySignature: (url: string) => TrafficTarget | undefined;
+  /** Takes an archive for a build, `what` as of TRAFFIC_UPLOAD_HEADER, and answers. Never rejects. */
+  readonly receive?: (what: string, req: IncomingMessage, res: ServerResponse) => Promise<void>;
   readonly log: Log;
 }
 
@@ -93,7 +105,7 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       : { status: 429, message: 'Too many connections to the sandbox', sandboxID, port };
   };
 
-  const resolve = (req: IncomingMessage): Destination | Refusal => {
+  const resolve = (req: IncomingMessage): Destination | Refusal | Promise<Destination | Refusal> => {
     if (req.headers[TRAFFIC_SIGNED_HEADER] !== undefined) {
       const target = options.findBySignature(req.url ?? '');
       return target ? admit(target, ENVD_PORT) : { status: 401, message: 'invalid signature' };
@@ -104,10 +116,17 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       return { status: 400, message: 'The sandbox id is missing or malformed' };
     if (!Number.isInteger(port) || port < 1 || port > 65_535)
       return { status: 400, message: 'The port is missing or out of range', sandboxID };
+    const settle = (target: TrafficTarget | undefined): Destination | Refusal =>
+      target ? (checkToken(req, target, port) ?? admit(target, port)) : sandboxNotFound(sandboxID);
     const target = options.lookup(sandboxID);
-    if (!target) return sandboxNotFound(sandboxID);
-    const refusal = checkToken(req, target, port);
-    return refusal ?? admit(target, port);
+    if (target) return settle(target);
+    const accessToken = req.headers['x-access-token'];
+    const waking = options.wake?.(sandboxID, { port, ...(typeof accessToken === 'string' ? { accessToken } : {}) });
+    if (!waking) return settle(undefined);
+    return waking.then(settle).catch((error: unknown) => {
+      log.warn({ sandboxID, error }, 'a sandbox could not be resumed for a request');
+      return { status: 503, message: 'The sandbox could not be resumed; try again', sandboxID, port };
+    });
   };
 
   /** Counts the exchange and has it cut with the sandbox; the result undoes both, once. */
@@ -131,7 +150,26 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       refuse(res, { status: 501, message: 'Only the chunked transfer coding is supported' });
       return;
     }
+    const upload = req.headers[TRAFFIC_UPLOAD_HEADER];
+    if (typeof upload === 'string' && options.receive) {
+      if (expectsContinue) res.writeContinue();
+      void options.receive(upload, req, res);
+      return;
+    }
     const found = resolve(req);
+    if (found instanceof Promise) {
+      void found.then((later) => {
+        if (!res.destroyed) answer(req, res, expectsContinue, later);
+      });
+    } else answer(req, res, expectsContinue, found);
+  };
+
+  const answer = (
+    req: IncomingMessage,
+    res: ServerResponse,
+    expectsContinue: boolean,
+    found: Destination | Refusal,
+  ): void => {
     if ('status' in found) {
       refuse(res, found);
       return;
@@ -182,9 +220,17 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
   const serveUpgrade = (req: IncomingMessage, socket: Duplex, head: Buffer): void => {
     socket.on('error', () => socket.destroy());
     upgraded.add(socket);
+    socket.once('close', () => upgraded.delete(socket));
     const found = resolve(req);
+    if (found instanceof Promise) {
+      void found.then((later) => {
+        if (!socket.destroyed) splice(req, socket, head, later);
+      });
+    } else splice(req, socket, head, found);
+  };
+
+  const splice = (req: IncomingMessage, socket: Duplex, head: Buffer, found: Destination | Refusal): void => {
     if ('status' in found) {
-      socket.once('close', () => upgraded.delete(socket));
       refuseSocket(socket, req.headers, found);
       return;
     }
@@ -195,7 +241,6 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       socket.destroy();
     });
     socket.once('close', () => {
-      upgraded.delete(socket);
       aborted.abort();
       leave();
     });

@@ -80,7 +80,80 @@ export default [
       const died = await sandbox.runCode('import os\nos._exit(1)', PATIENT);
       assert.ok(died.error, 'its end is told');
       assert.equal((await sandbox.runCode('6 * 7', PATIENT)).text, '42');
-      await assert.rejects(sandbox.runCode('1', { ...REFUSED, language: 'r' }), /500/);
+      await assert.rejects(sandbox.runCode('1', { ...REFUSED, language: 'cobol' }), /500/);
+    },
+  },
+  {
+    name: 'run_code in JavaScript and TypeScript: state, await, imports, streams, errors, environment, interrupts',
+    on: 'every kind',
+    run: async ({ codeSandbox }) => {
+      const sandbox = await codeSandbox({ envs: { FROM_CREATE: 'here' } });
+      const js = { ...PATIENT, language: 'js' } as const;
+      const first = await sandbox.runCode('const x = await Promise.resolve(20); console.log("é😀"); x + 1', js);
+      assert.deepEqual([first.text, first.executionCount, first.logs.stdout.join('')], ['21', 1, 'é😀\n']);
+      const again = "import fs from 'fs'; const x = 21; fs.writeFileSync('by.js', 'js'); ({ x, user: os().username })";
+      const [object] = (await sandbox.runCode(`const os = () => require('os').userInfo(); ${again}`, js)).results;
+      assert.deepEqual(object?.json, { x: 21, user: 'user' });
+      assert.equal(await sandbox.files.read('by.js'), 'js');
+      const env = '[process.env.FROM_CREATE, process.env.ONE, process.cwd()].join()';
+      assert.equal((await sandbox.runCode(env, { ...js, envs: { ONE: '1' } })).text, 'here,1,/home/user');
+      assert.equal((await sandbox.runCode(env, js)).text, 'here,,/home/user');
+      const failed = await sandbox.runCode('console.error("e"); null.x', js);
+      assert.deepEqual([failed.error?.name, failed.logs.stderr.join('')], ['TypeError', 'e\n']);
+      const long = sandbox.runCode('await null; while (true);', { ...js, timeoutMs: 2_500 });
+      await assert.rejects(long, /timed out/i);
+      assert.equal((await sandbox.runCode('x', js)).text, '21');
+      const ts = { ...PATIENT, language: 'typescript' } as const;
+      assert.equal((await sandbox.runCode('interface A { n: number }\nconst a: A = { n: 4 }; a.n', ts)).text, '4');
+      assert.equal((await sandbox.runCode('enum E { B = 3 }\nE.B + a.n', ts)).text, '7');
+      const languages = (await sandbox.listCodeContexts()).map(({ language }) => language);
+      assert.deepEqual(languages.slice(0, 2), ['python', 'javascript']);
+      assert.ok(languages.includes('typescript'));
+    },
+  },
+  {
+    name: 'run_code in Bash: one shell, its exit codes, environment, interrupts; a context of its own',
+    on: 'every kind',
+    run: async ({ codeSandbox }) => {
+      const sandbox = await codeSandbox({ envs: { FROM_CREATE: 'here' } });
+      const bash = { ...PATIENT, language: 'bash' } as const;
+      assert.equal((await sandbox.runCode('x=20; cd /tmp', bash)).error, undefined);
+      const said = await sandbox.runCode('echo $((x + 1)) $PWD $FROM_CREATE $ONE; whoami >&2', {
+        ...bash,
+        envs: { ONE: '1' },
+      });
+      assert.deepEqual([said.logs.stdout.join(''), said.logs.stderr.join('')], ['21 /tmp here 1\n', 'user\n']);
+      assert.deepEqual((await sandbox.runCode('(exit 7)', bash)).error?.value, '7');
+      await assert.rejects(sandbox.runCode('sleep 600', { ...bash, timeoutMs: 1_500 }), /timed out/i);
+      assert.equal((await sandbox.runCode('echo $x', bash)).logs.stdout.join(''), '20\n');
+      const context = await sandbox.createCodeContext({ language: 'bash', cwd: '/usr', requestTimeoutMs: 120_000 });
+      assert.equal((await sandbox.runCode('pwd', { ...PATIENT, context })).logs.stdout.join(''), '/usr\n');
+    },
+  },
+  {
+    name: 'run_code in R: values, a plot, a table, an error, state',
+    on: 'every kind',
+    run: async ({ codeSandbox }) => {
+      const sandbox = await codeSandbox();
+      const r = { ...PATIENT, language: 'r' } as const;
+      assert.equal((await sandbox.runCode('x <- 20; x + 1', r)).text, '[1] 21');
+      const [picture, table] = (await sandbox.runCode('plot(1:3)\ndata.frame(a = 1:2)', r)).results;
+      assert.match(picture?.png ?? '', /^iVBOR/);
+      assert.deepEqual(table?.data, { a: [1, 2] });
+      assert.equal((await sandbox.runCode('stop("no")', r)).error?.value, 'no');
+      assert.equal((await sandbox.runCode('x', r)).text, '[1] 20');
+    },
+  },
+  {
+    name: 'run_code in Java: snippets, values, streams, an error, state',
+    on: 'every kind',
+    run: async ({ codeSandbox }) => {
+      const sandbox = await codeSandbox();
+      const java = { ...PATIENT, language: 'java' } as const;
+      assert.equal((await sandbox.runCode('int x = 20;\nx + 1', java)).text, '21');
+      assert.equal((await sandbox.runCode('System.out.println("é" + x);', java)).logs.stdout.join(''), 'é20\n');
+      assert.equal((await sandbox.runCode('x / 0', java)).error?.name, 'ArithmeticException');
+      assert.equal((await sandbox.runCode('x', java)).text, '20');
     },
   },
   {

@@ -10,7 +10,7 @@ import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
 import type { Log } from '../../../telemetry/log.ts';
 import type {
   BackendCapabilities,
-  GoldenCheckpoint,
+  Checkpoint,
   IsolationBackend,
   Machine,
   MachineImage,
@@ -18,7 +18,7 @@ import type {
 } from '../../backend.ts';
 import { type Cgroups, openCgroups } from '../../cgroup.ts';
 import { identityOf, isAlive, readProcess, watchExit } from '../../process-table.ts';
-import { captureDisk } from './capture.ts';
+import { captureDisk, salvageDisk } from './capture.ts';
 import { clearCapture } from './capture-note.ts';
 import { census } from './census.ts';
 import { jailLimits, UIDS_EACH } from './config.ts';
@@ -26,6 +26,7 @@ import { endJail } from './end.ts';
 import type { Keeper } from './keeper.ts';
 import { createJail, type Jail, type JailParts } from './machine.ts';
 import { layerOf, readManifest, writeManifest } from './manifest.ts';
+import { mergedCommand } from './merge.ts';
 import { BACKEND_NAME, LAYER_FILE } from './names.ts';
 import { removeGroups } from './own-groups.ts';
 import { type Choice, chooseRuntime } from './probe.ts';
@@ -49,7 +50,7 @@ const SHARE_OF_HOST = 0.8;
 const CAPABILITIES: BackendCapabilities = {
   memoryCheckpoint: false,
   diskSnapshot: true,
-  pause: true,
+  lastingPark: true,
   ownKernel: false,
   bornItself: true,
   agentOnDemand: true,
@@ -113,17 +114,12 @@ export function createOciBackend(options: OciBackendOptions): IsolationBackend {
       return writeManifest(out, image, spec.shape);
     },
 
-    openGolden: async (golden, settings) => {
+    openCheckpoint: async (golden, settings) => {
       await demandKeeper();
       return readManifest(golden, settings);
     },
 
-    async clone(
-      golden: GoldenCheckpoint,
-      image: MachineImage,
-      spec: MachineSpec,
-      signal?: AbortSignal,
-    ): Promise<Machine> {
+    async clone(golden: Checkpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<Machine> {
       checkSpec(spec);
       if (golden.manifest.imageHash !== image.hash)
         throw new CoppiceError('checkpoint_corrupt', 'the template was made from another image than the one given');
@@ -185,17 +181,28 @@ export function createOciBackend(options: OciBackendOptions): IsolationBackend {
       }
     },
 
-    async captureDisk(machine, { image, shape }, out, signal) {
+    async capture(machine, { image, shape, memory, goesOn }, out, signal) {
+      if (memory) throw new CoppiceError('not_implemented', 'the memory of a jail cannot be captured');
       const jail = jails.get(machine);
       if (!jail) throw new CoppiceError('bad_request', 'this machine is no jail of this backend');
       if (capturing.has(jail.id))
         throw new CoppiceError('conflict', `the disk of jail ${jail.id} is being captured already`);
       capturing.add(jail.id);
       try {
-        return await captureDisk({ log, keeper: await demandKeeper(), jail, image, shape, out, signal });
+        return await captureDisk({ log, keeper: await demandKeeper(), jail, image, shape, goesOn, out, signal });
       } finally {
         capturing.delete(jail.id);
       }
+    },
+
+    async salvage({ folder: left }, { image, shape }, out, signal) {
+      return salvageDisk({ keeper: await demandKeeper(), folder: left, image, shape, out, signal });
+    },
+
+    async merged(checkpoint, image, folder) {
+      const layer = await layerOf(checkpoint);
+      if (layer === undefined) throw new CoppiceError('bad_request', 'nothing was captured that could be merged');
+      return mergedCommand(image.rootfs, layer, folder);
     },
 
     async adopt(record) {

@@ -1,5 +1,7 @@
 /** One jail as a Machine: frozen and thawed by its cgroup, its agent started when somebody speaks to it. */
+import { stat } from 'node:fs/promises';
 import { Socket } from 'node:net';
+import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { CoppiceError } from '../../../contract/errors.ts';
 import type { Machine } from '../../backend.ts';
@@ -7,7 +9,7 @@ import type { Cgroups } from '../../cgroup.ts';
 import { isAlive, type ProcessIdentity } from '../../process-table.ts';
 import { awaitFrozen } from './freeze.ts';
 import type { Keeper } from './keeper.ts';
-import { AGENT_SOCKET, BACKEND_NAME } from './names.ts';
+import { AGENT_SOCKET, BACKEND_NAME, LAYER_FILE } from './names.ts';
 
 export interface JailParts {
   readonly id: string;
@@ -133,6 +135,20 @@ export function createJail(parts: JailParts): Jail {
       live();
       const { memoryBytes, cpuSeconds } = await cgroups.usage(id);
       return { privateBytes: memoryBytes, cpuSeconds };
+    },
+    cpuSeconds: () => (gone || destroying ? undefined : cgroups.cpuSeconds(id)),
+    async room() {
+      live();
+      const { memoryBytes, cacheBytes, limitBytes } = await cgroups.usage(id);
+      // What is written in it and not deleted again is what its file has on the host's disk.
+      const { blocks, size } = await stat(join(folder, LAYER_FILE));
+      return {
+        memUsed: memoryBytes,
+        memTotal: limitBytes ?? totalmem(),
+        memCache: cacheBytes,
+        diskUsed: Math.min(size, blocks * 512),
+        diskTotal: size,
+      };
     },
   };
 }

@@ -6,7 +6,7 @@ import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { CoppiceError } from '../../../contract/errors.ts';
-import type { GoldenCheckpoint, GoldenManifest, MachineImage, MachineShape } from '../../backend.ts';
+import type { Checkpoint, CheckpointManifest, MachineImage, MachineShape } from '../../backend.ts';
 import { hashBlocks } from '../../block-hash.ts';
 import { BACKEND_NAME, GOLDEN_LAYER } from './names.ts';
 
@@ -16,13 +16,14 @@ const whole = z.number().int().positive();
 const file = z.object({ bytes: whole, sha256: z.string().regex(/^[0-9a-f]{64}$/) });
 const manifest = z
   .object({
-    format: z.literal(1),
+    format: z.literal(2),
     backend: z.literal(BACKEND_NAME),
     imageHash: z.string().min(1).max(256),
     shape: z.object({ cpuCount: whole, memoryMB: whole, diskSizeMB: whole }),
     accelerator: z.string(),
     vmm: z.object({ version: z.string(), machine: z.string(), cpu: z.string() }),
     createdAtMs: z.number(),
+    memory: z.literal('none'),
     files: z.record(z.literal(GOLDEN_LAYER), file).or(z.strictObject({})),
   })
   .refine(({ files, shape }) => sizeOf(files) === undefined || sizeOf(files) === shape.diskSizeMB * MIB, {
@@ -33,22 +34,23 @@ const manifest = z
 export function manifestOf(
   image: MachineImage,
   { cpuCount, memoryMB, diskSizeMB }: MachineShape,
-  files: GoldenManifest['files'],
-): GoldenManifest {
+  files: CheckpointManifest['files'],
+): CheckpointManifest {
   return {
-    format: 1,
+    format: 2,
     backend: BACKEND_NAME,
     imageHash: image.hash,
     shape: { cpuCount, memoryMB, diskSizeMB },
     accelerator: 'native',
     vmm: { version: '', machine: '', cpu: '' },
     createdAtMs: Date.now(),
+    memory: 'none',
     files,
   };
 }
 
 /** A checkpoint that is its manifest alone. */
-export async function writeManifest(out: string, image: MachineImage, shape: MachineShape): Promise<GoldenCheckpoint> {
+export async function writeManifest(out: string, image: MachineImage, shape: MachineShape): Promise<Checkpoint> {
   const fresh = `${out}.new`;
   await rm(fresh, { recursive: true, force: true });
   await mkdir(fresh, { recursive: true });
@@ -56,7 +58,7 @@ export async function writeManifest(out: string, image: MachineImage, shape: Mac
 }
 
 /** Writes the manifest beside what is in `work` and publishes it whole at `out`, by one rename. */
-export async function publish(work: string, out: string, content: GoldenManifest): Promise<GoldenCheckpoint> {
+export async function publish(work: string, out: string, content: CheckpointManifest): Promise<Checkpoint> {
   const handle = await open(join(work, MANIFEST_FILE), 'w');
   try {
     await handle.writeFile(`${JSON.stringify(content, null, 2)}\n`);
@@ -87,7 +89,7 @@ export async function syncPath(path: string): Promise<void> {
 export async function readManifest(
   folder: string,
   { verify = false }: { readonly verify?: boolean } = {},
-): Promise<GoldenCheckpoint> {
+): Promise<Checkpoint> {
   const path = join(folder, MANIFEST_FILE);
   let json: unknown;
   try {
@@ -100,7 +102,7 @@ export async function readManifest(
     const issue = parsed.error.issues[0];
     throw new CoppiceError('checkpoint_corrupt', `${path}: ${issue?.path.join('.')}: ${issue?.message}`);
   }
-  const golden: GoldenCheckpoint = { folder, manifest: parsed.data };
+  const golden: Checkpoint = { folder, manifest: parsed.data };
   const layer = await layerOf(golden);
   if (layer && verify && (await hashBlocks(layer)) !== golden.manifest.files[GOLDEN_LAYER]!.sha256)
     throw new CoppiceError('checkpoint_corrupt', `${layer} has another hash`);
@@ -108,7 +110,7 @@ export async function readManifest(
 }
 
 /** Path of the layer that jails begin with, whole by its size; undefined: they begin with a blank one. */
-export async function layerOf({ folder, manifest }: GoldenCheckpoint): Promise<string | undefined> {
+export async function layerOf({ folder, manifest }: Checkpoint): Promise<string | undefined> {
   const bytes = sizeOf(manifest.files);
   if (bytes === undefined) return undefined;
   const path = join(folder, GOLDEN_LAYER);
@@ -120,6 +122,6 @@ export async function layerOf({ folder, manifest }: GoldenCheckpoint): Promise<s
   return path;
 }
 
-function sizeOf(files: GoldenManifest['files']): number | undefined {
+function sizeOf(files: CheckpointManifest['files']): number | undefined {
   return files[GOLDEN_LAYER]?.bytes;
 }

@@ -1,7 +1,7 @@
 /**
- * The command line of a machine. Golden boot and clone have the same machine, CPU and devices in the same order on the same
- * buses: a device state restores into nothing else. What differs: the memory mapping (shared, private), the kernel (only a
- * boot loads one), the layer (raw image, overlay over it) and what the console and the network card are connected to.
+ * The command line of a machine. Golden boot, clone and start have the same machine, CPU and devices in the same order on
+ * the same buses: a device state restores into nothing else. What differs: the memory mapping (shared, private), the kernel
+ * (a clone loads none), the layer (raw image, overlay over it) and what the console and the network card are connected to.
  */
 import type { MachineNetwork, MachineShape } from '../../backend.ts';
 
@@ -11,8 +11,6 @@ export type Accelerator = 'kvm' | 'tcg';
 export const CHANNEL_PORT = 'coppice.channel';
 export const QMP_SOCKET = 'qmp.sock';
 export const CHANNEL_SOCKET = 'channel.sock';
-/** `xen-save-devices-state` to `/dev/fdset/<this>` appends to the machine's capture file, to be emptied before. */
-export const CAPTURE_SET = 1;
 /** Locally administered and the same in every clone: each machine is alone on its link. */
 const MAC = '02:c0:99:1c:e0:01';
 /**
@@ -45,6 +43,14 @@ export type MachineRole =
       readonly kind: 'clone';
       readonly layer: string;
       readonly overlay: string;
+    }
+  | {
+      /** Boots what a clone would restore: on the same memory file, so that it owns what it writes as a clone does. */
+      readonly kind: 'start';
+      readonly kernel: string;
+      readonly initrd: string;
+      readonly layer: string;
+      readonly overlay: string;
     };
 
 export interface MachineConfig {
@@ -60,8 +66,8 @@ export interface MachineConfig {
   readonly network?: MachineNetwork | undefined;
   /** Uid and gid that the VMM changes to once everything is open. */
   readonly uid?: number | undefined;
-  /** Inherited: a stream socket for the first monitor; a file to append a capture to; the state to restore. */
-  readonly descriptors: { readonly monitor: number; readonly capture: number; readonly restore: number };
+  /** Inherited: a stream socket for the first monitor. */
+  readonly monitor: number;
 }
 
 /** Name of the machine type with its options, as a golden checkpoint's manifest records it. */
@@ -104,12 +110,11 @@ export function qemuArguments(config: MachineConfig): string[] {
         dump: false,
       }),
     ],
-    ['-chardev', `socket,id=monitor-fd,fd=${config.descriptors.monitor}`, '-mon', 'chardev=monitor-fd,mode=control'],
+    ['-chardev', `socket,id=monitor-fd,fd=${config.monitor}`, '-mon', 'chardev=monitor-fd,mode=control'],
     ['-chardev', `socket,id=monitor,path=${optionValue(`${folder}/${QMP_SOCKET}`)},server=on,wait=off`],
     ['-mon', 'chardev=monitor,mode=control'],
     boot ? ['-chardev', 'stdio,id=console,signal=off'] : ['-chardev', 'null,id=console'],
     ['-serial', 'chardev:console'],
-    ['-add-fd', `fd=${config.descriptors.capture},set=${CAPTURE_SET}`],
     ['-global', 'migration.send-configuration=off', '-global', 'migration.x-events=on'],
     ['-global', 'virtio-mmio.force-legacy=false'],
     ...drive(7, 'coppice-root', readOnly('root', config.rootfs)),
@@ -121,9 +126,10 @@ export function qemuArguments(config: MachineConfig): string[] {
     ['-netdev', networkBackend(config.network)],
     ['-device', `virtio-net-device,bus=virtio-mmio-bus.3,netdev=net,mac=${MAC},guest_announce=off`],
     ['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-device,bus=virtio-mmio-bus.2,rng=rng'],
-    role.kind === 'boot'
-      ? ['-kernel', role.kernel, '-initrd', role.initrd, '-append', kernelCommandLine(host)]
-      : ['-incoming', 'defer', '-S'],
+    role.kind === 'clone'
+      ? ['-incoming', 'defer']
+      : ['-kernel', role.kernel, '-initrd', role.initrd, '-append', kernelCommandLine(host)],
+    boot ? [] : ['-S'],
   ].flat();
 }
 

@@ -3,30 +3,35 @@
  * privately, reads a small device state, and writes to a copy-on-write overlay of the golden layer.
  */
 import { constants } from 'node:fs';
-import { access, chmod, copyFile, open } from 'node:fs/promises';
+import { access } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
 import type { Log } from '../../../telemetry/log.ts';
 import type {
   BackendCapabilities,
   BackendProbe,
-  GoldenCheckpoint,
+  Capture,
+  CaptureRequest,
+  Checkpoint,
   IsolationBackend,
+  Machine,
   MachineImage,
   MachineRecord,
+  MachineShape,
   MachineSpec,
 } from '../../backend.ts';
 import { type Cgroups, openCgroups } from '../../cgroup.ts';
-import { commandLine, identityOf, isAlive, watchExit } from '../../process-table.ts';
+import { commandLine, identityOf, isAlive, readProcess, watchExit } from '../../process-table.ts';
+import { captureMachine, salvageDisk } from './capture.ts';
 import { census, machineOf, sweep } from './census.ts';
 import { makeGolden } from './golden.ts';
+import { readNote } from './held-note.ts';
 import { refuseHugePages } from './huge-pages.ts';
-import { checkFolder, LOG_FILE, launch, RESTORE_URI } from './launch.ts';
-import { machineLimits } from './limits.ts';
+import { checkFolder } from './launch.ts';
 import { BACKEND_NAME, createMachine, type QemuMachine } from './machine.ts';
-import { checkHost, GOLDEN_FILES, readGolden } from './manifest.ts';
+import { checkHost, readCheckpoint } from './manifest.ts';
 import { probeHost, type QemuProbe } from './probe.ts';
-import type { QmpEvent } from './qmp.ts';
+import { aborted, makeClone, makeShell, type QemuShell, type ShellRequest } from './shell.ts';
 
 export interface QemuBackendOptions {
   readonly log: Log;
@@ -44,22 +49,19 @@ export interface QemuBackendOptions {
 }
 
 export interface QemuBackend extends IsolationBackend {
-  clone(golden: GoldenCheckpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<QemuMachine>;
+  clone(checkpoint: Checkpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<QemuMachine>;
+  prepare(base: Checkpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<QemuShell>;
+  capture(machine: Machine, request: CaptureRequest, out: string, signal?: AbortSignal): Promise<Capture>;
   adopt(record: MachineRecord): Promise<QemuMachine | undefined>;
 }
 
 const EMULATOR = 'qemu-system-x86_64';
-/** Hundreds may start at once on few cores. */
-const RESTORE_DEADLINE_MS = 60_000;
-/** In a clone's folder: what the guest has written, and where its device state goes when it is captured. */
-const OVERLAY_FILE = 'overlay.qcow2';
-const CAPTURE_FILE = 'state';
 const PROGRAMS = ['prlimit', 'nsenter', 'mke2fs'] as const;
 const MACHINE_ID = /^[a-z0-9]{1,32}$/;
 const CAPABILITIES: BackendCapabilities = {
   memoryCheckpoint: true,
-  diskSnapshot: false,
-  pause: false,
+  diskSnapshot: true,
+  lastingPark: false,
   ownKernel: true,
   bornItself: false,
   agentOnDemand: false,
@@ -73,6 +75,9 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
   const { log, rootless } = options;
   const emulator = options.emulator ?? EMULATOR;
   const cgroups = new Map<string, Promise<Cgroups>>();
+  /** Those that this backend has made or found, as what they are. */
+  const machines = new WeakMap<Machine, QemuMachine>();
+  const capturing = new Set<QemuMachine>();
   let probed: Promise<QemuProbe> | undefined;
   refuseHugePages(log);
 
@@ -115,6 +120,25 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
   const checkSpec = (spec: MachineSpec) => {
     if (!MACHINE_ID.test(spec.id)) throw new CoppiceError('bad_request', 'machine id must match [a-z0-9]{1,32}');
     checkFolder(spec.folder);
+  };
+
+  const known = (machine: QemuMachine): QemuMachine => {
+    machines.set(machine, machine);
+    return machine;
+  };
+
+  const requestOf = async (
+    checkpoint: Checkpoint,
+    image: MachineImage,
+    spec: MachineSpec,
+    signal: AbortSignal | undefined,
+  ): Promise<ShellRequest> => {
+    checkSpec(spec);
+    const uid = uidOf(spec);
+    const probe = await ensureProbe(image.kernel, signal);
+    checkHost(checkpoint, probe);
+    checkFit(checkpoint, image, spec.shape);
+    return { log, emulator, probe, cgroups: await cgroupsOf(dirname(spec.folder)), image, spec, uid, signal };
   };
 
   return {
@@ -160,76 +184,46 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
       });
     },
 
-    async openGolden(folder, { verify } = {}) {
-      return readGolden(folder, await ensureProbe(), { verify: verify ?? false });
+    async openCheckpoint(folder, { verify, base } = {}) {
+      return readCheckpoint(folder, await ensureProbe(), { verify, base });
     },
 
-    async clone(golden, image, spec, signal) {
-      const start = performance.now();
-      const stages: Record<string, number> = {};
-      const mark = (stage: string) => {
-        stages[stage] = Math.round((performance.now() - start) * 100) / 100;
+    async clone(checkpoint, image, spec, signal) {
+      return known(await makeClone(checkpoint, await requestOf(checkpoint, image, spec, signal)));
+    },
+
+    async prepare(base, image, spec, signal) {
+      if (base.manifest.memory !== 'whole')
+        throw new CoppiceError('bad_request', 'a shell is made for a golden checkpoint');
+      const shell = await makeShell(base, await requestOf(base, image, spec, signal));
+      return {
+        ...shell,
+        async restore(checkpoint, restoring) {
+          return known(await shell.restore(checkpoint, restoring));
+        },
       };
-      checkSpec(spec);
-      const uid = uidOf(spec);
-      const probe = await ensureProbe(image.kernel, signal);
-      checkHost(golden, probe);
-      checkFit(golden, image, spec);
-      const groups = await cgroupsOf(dirname(spec.folder));
-      const overlay = join(spec.folder, OVERLAY_FILE);
-      let machine: QemuMachine | undefined;
+    },
+
+    async capture(machine, request, out, signal) {
+      const own = machines.get(machine);
+      if (!own) throw new CoppiceError('bad_request', 'this machine is not of this backend');
+      if (request.base.manifest.memory !== 'whole')
+        throw new CoppiceError('bad_request', 'a machine is captured over the golden checkpoint of its template');
+      checkFit(request.base, request.image, request.shape);
+      const probe = await ensureProbe(request.image.kernel, signal);
+      if (capturing.has(own)) throw new CoppiceError('conflict', `machine ${own.id} is being captured already`);
+      capturing.add(own);
       try {
-        await Promise.all([
-          chmod(spec.folder, 0o700),
-          groups.create(spec.id, machineLimits(spec.shape)),
-          copyFile(join(golden.folder, GOLDEN_FILES.overlay), overlay, constants.COPYFILE_FICLONE).then(() =>
-            chmod(overlay, 0o600),
-          ),
-        ]);
-        signal?.throwIfAborted();
-        mark('prepared');
-        const { identity, exited, qmp, release } = launch(
-          {
-            emulator,
-            host: probe,
-            id: spec.id,
-            folder: spec.folder,
-            shape: spec.shape,
-            role: { kind: 'clone', layer: join(golden.folder, GOLDEN_FILES.layer), overlay },
-            memory: join(golden.folder, GOLDEN_FILES.memory),
-            rootfs: image.rootfs,
-            agentDrive: image.agentDrive,
-            network: spec.network,
-            uid,
-          },
-          { capture: join(spec.folder, CAPTURE_FILE), restore: join(golden.folder, GOLDEN_FILES.state) },
-        );
-        machine = createMachine({ id: spec.id, folder: spec.folder, identity, exited, cgroups: groups, stages });
-        mark('spawned');
-        const wait = { signal, deadlineMs: RESTORE_DEADLINE_MS };
-        const own = machine;
-        const steps = Promise.all([
-          qmp.greeting.then(async () => {
-            mark('greeted');
-            await own.connectChannel(signal);
-            mark('connected');
-            await qmp.execute('migrate-incoming', { uri: RESTORE_URI }, wait);
-          }),
-          qmp.event(isMigrationEnd, wait).then(({ data }) => {
-            mark('restored');
-            if (data.status !== 'completed') throw new CoppiceError('start_failed', 'the device state did not restore');
-            return qmp.execute('cont', undefined, wait);
-          }),
-        ]);
-        await Promise.all([steps, groups.add(spec.id, identity.pid).then(() => mark('limited'))]);
-        mark('running');
-        qmp.close();
-        release();
-        log.debug({ machine: spec.id, stages }, 'cloned');
-        return machine;
-      } catch (error) {
-        throw await cleanUp(signal?.aborted ? aborted(error) : error, spec, machine, groups);
+        return await captureMachine({ ...request, log, probe, machine: own, out, signal });
+      } finally {
+        capturing.delete(own);
       }
+    },
+
+    async salvage({ folder }, { image, shape, base }, out, signal) {
+      checkFit(base, image, shape);
+      const probe = await ensureProbe(image.kernel, signal);
+      return salvageDisk({ probe, folder, image, shape, base, out, signal });
     },
 
     async adopt(record) {
@@ -237,13 +231,19 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
       const machinesFolder = dirname(record.folder);
       if (record.backend !== BACKEND_NAME || !isAlive(identity)) return undefined;
       if (machineOf(commandLine(record.pid), machinesFolder) !== record.id) return undefined;
-      return createMachine({
+      const machine = createMachine({
+        log,
         id: record.id,
         folder: record.folder,
         identity,
         exited: watchExit(identity),
         cgroups: await cgroupsOf(machinesFolder),
+        found: { parked: readProcess(record.pid)?.state === 'T', note: readNote(record.folder) },
       });
+      await machine.goOn().catch((error) => {
+        log.warn({ machine: record.id, error }, 'a machine that was found stopped does not go on');
+      });
+      return known(machine);
     },
 
     async census(machinesFolder) {
@@ -270,62 +270,16 @@ async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<
   }
 }
 
-function aborted(cause: unknown): CoppiceError {
-  return new CoppiceError('aborted', 'given up by the caller', { cause });
-}
-
-function isMigrationEnd(event: QmpEvent): boolean {
-  return event.event === 'MIGRATION' && (event.data.status === 'completed' || event.data.status === 'failed');
-}
-
-/** Refuses a clone whose image or shape is not the one in the device state. */
-function checkFit(golden: GoldenCheckpoint, image: MachineImage, spec: MachineSpec): void {
-  const { shape, imageHash } = golden.manifest;
-  if (image.hash !== imageHash)
-    throw new CoppiceError(
-      'checkpoint_corrupt',
-      'the golden checkpoint was made from another image than the one given',
-    );
+/** Refuses an image or shape that is not the one in the checkpoint. */
+function checkFit({ manifest }: Checkpoint, image: MachineImage, shape: MachineShape): void {
+  if (image.hash !== manifest.imageHash)
+    throw new CoppiceError('checkpoint_corrupt', 'the checkpoint was made from another image than the one given');
   for (const field of ['cpuCount', 'memoryMB', 'diskSizeMB'] as const)
-    if (shape[field] !== spec.shape[field])
+    if (manifest.shape[field] !== shape[field])
       throw new CoppiceError(
         'bad_request',
-        `${field} is ${spec.shape[field]}, and the golden checkpoint has ${shape[field]}`,
+        `${field} is ${shape[field]}, and the checkpoint has ${manifest.shape[field]}`,
       );
-}
-
-/** Takes down a clone that failed, and says why it did, with what QEMU wrote. */
-async function cleanUp(
-  error: unknown,
-  spec: MachineSpec,
-  machine: QemuMachine | undefined,
-  groups: Cgroups,
-): Promise<unknown> {
-  const said = await readTail(join(spec.folder, LOG_FILE));
-  if (machine) await machine.destroy();
-  else await sweep(spec.id, dirname(spec.folder), groups);
-  if (isCoppiceError(error, 'aborted')) return error;
-  const reason = error instanceof Error ? error.message : String(error);
-  return new CoppiceError(
-    'start_failed',
-    `machine ${spec.id} did not start: ${reason}${said ? `; VMM: ${said}` : ''}`,
-    {
-      cause: error,
-    },
-  );
-}
-
-async function readTail(path: string): Promise<string> {
-  const handle = await open(path, 'r').catch(() => undefined);
-  if (!handle) return '';
-  try {
-    const { size } = await handle.stat();
-    const buffer = Buffer.alloc(Math.min(size, 1000));
-    await handle.read(buffer, 0, buffer.length, Math.max(0, size - buffer.length));
-    return buffer.toString('utf8').trim();
-  } finally {
-    await handle.close();
-  }
 }
 
 async function missingPrograms(): Promise<readonly string[]> {

@@ -1,34 +1,31 @@
 /** Makes a golden checkpoint: boots, lets the caller warm it up, stops it, captures it, and publishes it by one rename. */
 import { execFile } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { chmod, mkdir, rename, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
 import type { Log } from '../../../telemetry/log.ts';
-import type { GoldenCheckpoint, Machine, MachineImage, MachineSpec } from '../../backend.ts';
+import type { Checkpoint, Machine, MachineImage, MachineSpec } from '../../backend.ts';
 import type { Cgroups } from '../../cgroup.ts';
 import { emptyOverlay } from '../qcow2.ts';
-import { CAPTURE_SET } from './config.ts';
+import { saveState, takeState } from './device-state.ts';
 import { checkFolder, type Launched, launch } from './launch.ts';
 import { machineLimits } from './limits.ts';
 import { createMachine } from './machine.ts';
-import { describeGolden, GOLDEN_FILES, MANIFEST_FILE, syncPath } from './manifest.ts';
+import { GOLDEN_FILES } from './manifest.ts';
 import type { QemuProbe } from './probe.ts';
-import type { QmpClient } from './qmp.ts';
+import { PARTIAL_PREFIX, publish, seal } from './publish.ts';
 
 const run = promisify(execFile);
 /** The warm-up may take this many times the reference boot: it starts interpreters, which under TCG is most of it. */
 const WARM_UP_BOOTS = 200;
 const WARM_UP_LEAST_MS = 120_000;
-const CAPTURE_DEADLINE_MS = 60_000;
+const STOP_DEADLINE_MS = 60_000;
 const CONSOLE_CHARACTERS_IN_ERROR = 4_000;
 /** For the end of a process to be noticed after its sockets broke. */
 const SETTLE_MS = 200;
-
-/** QEMU opens the memory for writing even to map it privately: root may whatever the mode, another user only as it says. */
-const MEMORY_MODE = process.getuid?.() === 0 ? 0o444 : 0o644;
 
 export interface GoldenRequest {
   readonly log: Log;
@@ -45,15 +42,14 @@ export interface GoldenRequest {
 }
 
 /** On any failure the work folder, the process and the machine's folder are gone. */
-export async function makeGolden(request: GoldenRequest): Promise<GoldenCheckpoint> {
+export async function makeGolden(request: GoldenRequest): Promise<Checkpoint> {
   const { spec, out } = request;
   checkFolder(spec.folder);
-  const work = join(dirname(out), `.partial-${randomBytes(6).toString('hex')}`);
+  const work = join(dirname(out), `${PARTIAL_PREFIX}${randomBytes(6).toString('hex')}`);
   await mkdir(work, { recursive: true, mode: 0o755 });
   try {
     const manifest = await captureInto(work, request);
-    await publish(work, out);
-    return { folder: out, manifest };
+    return await publish(work, out, manifest);
   } catch (error) {
     await rm(work, { recursive: true, force: true });
     if (request.signal?.aborted && !isCoppiceError(error))
@@ -80,30 +76,30 @@ async function captureInto(work: string, request: GoldenRequest) {
   let machine: Machine | undefined;
   let launched: Launched | undefined;
   try {
-    launched = launch(
-      {
-        emulator: request.emulator,
-        host: probe,
-        id: spec.id,
-        folder: spec.folder,
-        shape,
-        role: { kind: 'boot', kernel: image.kernel, initrd: image.initrd, layer: path('layer') },
-        memory: path('memory'),
-        rootfs: image.rootfs,
-        agentDrive: image.agentDrive,
-        network: spec.network,
-        uid: request.uid,
-      },
-      { capture: path('state') },
-    );
+    launched = launch({
+      emulator: request.emulator,
+      host: probe,
+      id: spec.id,
+      folder: spec.folder,
+      shape,
+      role: { kind: 'boot', kernel: image.kernel, initrd: image.initrd, layer: path('layer') },
+      memory: path('memory'),
+      rootfs: image.rootfs,
+      agentDrive: image.agentDrive,
+      network: spec.network,
+      uid: request.uid,
+    });
     const { identity, exited, qmp } = launched;
-    machine = createMachine({ id: spec.id, folder: spec.folder, identity, exited, cgroups: request.cgroups });
+    machine = createMachine({ log, id: spec.id, folder: spec.folder, identity, exited, cgroups: request.cgroups });
     await request.cgroups.add(spec.id, identity.pid);
     await qmp.greeting;
     onProgress?.('warming up');
     await orExit(exited, request.warm(machine, signal), signal);
     onProgress?.('capturing');
-    await capture(qmp, signal);
+    // Guest memory is in its shared file already, so only the device state is left to write.
+    await qmp.execute('stop', undefined, { signal, deadlineMs: STOP_DEADLINE_MS });
+    await saveState(qmp, signal);
+    await takeState(spec.folder, path('state'));
     await qmp.execute('quit', undefined, { signal });
     await exited;
   } catch (error) {
@@ -114,26 +110,10 @@ async function captureInto(work: string, request: GoldenRequest) {
   }
 
   onProgress?.('publishing');
-  const names = Object.values(GOLDEN_FILES);
-  for (const name of names) {
-    await chmod(join(work, name), name === GOLDEN_FILES.memory ? MEMORY_MODE : 0o444);
-    await syncPath(join(work, name));
-  }
-  const manifest = await describeGolden(work, { imageHash: image.hash, shape, probe }, request.signal);
-  await writeFile(join(work, MANIFEST_FILE), `${JSON.stringify(manifest, undefined, 2)}\n`, { mode: 0o444 });
-  await syncPath(join(work, MANIFEST_FILE));
+  const about = { imageHash: image.hash, shape, probe, memory: 'whole', files: Object.values(GOLDEN_FILES) } as const;
+  const manifest = await seal(work, about, request.signal);
   log.info({ machine: spec.id, files: manifest.files }, 'golden checkpoint captured');
   return manifest;
-}
-
-/**
- * Guest memory is in its shared file already, so only the device state is left to write: the command that Xen uses for this
- * works with every accelerator. The machine stays stopped.
- */
-async function capture(qmp: QmpClient, signal: AbortSignal): Promise<void> {
-  const wait = { signal, deadlineMs: CAPTURE_DEADLINE_MS };
-  await qmp.execute('stop', undefined, wait);
-  await qmp.execute('xen-save-devices-state', { filename: `/dev/fdset/${CAPTURE_SET}` }, wait);
 }
 
 /** Sparse: the image is all holes, and mke2fs is told that it reads as zeros, so that the guest has nothing left to zero. */
@@ -154,16 +134,6 @@ async function formatLayer(path: string, diskSizeMB: number, signal: AbortSignal
       cause,
     });
   }
-}
-
-async function publish(work: string, out: string): Promise<void> {
-  await syncPath(work);
-  await rename(work, out).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOTEMPTY' || cause.code === 'EEXIST' || cause.code === 'ENOTDIR')
-      throw new CoppiceError('conflict', `a golden checkpoint is already at ${out}`, { cause });
-    throw cause;
-  });
-  await syncPath(dirname(out));
 }
 
 /** The work, or an error as soon as the machine is gone or the time is up. */

@@ -1,7 +1,8 @@
 /** Starts one QEMU process: its own session, no pipe that the node's death could break, everything else cleared. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { closeSync, constants, openSync } from 'node:fs';
+import { closeSync, constants, fchownSync, openSync } from 'node:fs';
 import { getPriority, setPriority } from 'node:os';
+import { join } from 'node:path';
 import type { Duplex, Readable } from 'node:stream';
 import { CoppiceError } from '../../../contract/errors.ts';
 import { type ProcessIdentity, readProcess } from '../../process-table.ts';
@@ -15,21 +16,28 @@ const CONSOLE_TAIL_BYTES = 65_536;
 const FILE_SLACK_BYTES = 256 * 2 ** 20;
 /** First descriptor after stdin, stdout and stderr. */
 const MONITOR_FD = 3;
-/** The device state is appended here when it is captured: the only way for an unprivileged VMM to write a file. */
-const CAPTURE_FD = 4;
-/** The device state that a clone restores. */
+/**
+ * The file of the device state, held open for good: an unprivileged VMM cannot reach it by its own name, and by this it
+ * opens it anew for each capture.
+ */
+const STATE_FD = 4;
+export const CAPTURE_PATH = `/proc/self/fd/${STATE_FD}`;
+/** The same file from its beginning, for a clone: what is in it when it is told to is what it restores. */
 const RESTORE_FD = 5;
 export const RESTORE_URI = `fd:${RESTORE_FD}`;
+/** In a machine's folder: the device state that it restores, and captures; what the guest has written; QEMU's messages. */
+export const STATE_FILE = 'state';
+export const OVERLAY_FILE = 'overlay.qcow2';
 export const LOG_FILE = 'vmm.log';
 
-export type LaunchConfig = Omit<MachineConfig, 'descriptors'>;
+export type LaunchConfig = Omit<MachineConfig, 'monitor'>;
 
 export interface Launched {
   readonly identity: ProcessIdentity;
   /** The inherited monitor. */
   readonly qmp: QmpClient;
   readonly exited: Promise<{ readonly reason: string }>;
-  /** Last bytes of the console and of QEMU's own messages; empty for clones, which have no console. */
+  /** Last bytes of the console and of QEMU's own messages; empty for all but golden boots. */
   consoleTail(): string;
   /** From now on the process does not keep the node alive. */
   release(): void;
@@ -45,18 +53,10 @@ export function checkFolder(folder: string): void {
     );
 }
 
-/** What QEMU gets opened by us. The first monitor is made here. */
-export interface LaunchFiles {
-  /** Made empty; see CAPTURE_SET. */
-  readonly capture: string;
-  /** For a clone. */
-  readonly restore?: string;
-}
-
-export function launch(config: LaunchConfig, files: LaunchFiles): Launched {
+export function launch(config: LaunchConfig): Launched {
   const boot = config.role.kind === 'boot';
   const { file, args } = wrappedCommand(
-    { ...config, descriptors: { monitor: MONITOR_FD, capture: CAPTURE_FD, restore: RESTORE_FD } },
+    { ...config, monitor: MONITOR_FD },
     {
       fileBytes: (config.shape.diskSizeMB + (boot ? config.shape.memoryMB : 0)) * 2 ** 20 + FILE_SLACK_BYTES,
     },
@@ -69,18 +69,17 @@ export function launch(config: LaunchConfig, files: LaunchFiles): Launched {
   };
   let child: ChildProcess;
   try {
-    const capture = open(
-      files.capture,
-      constants.O_CREAT | constants.O_WRONLY | constants.O_APPEND | constants.O_TRUNC,
-    );
-    const restore = files.restore === undefined ? [] : [open(files.restore, constants.O_RDONLY)];
+    const statePath = join(config.folder, STATE_FILE);
+    const state = open(statePath, constants.O_CREAT | constants.O_WRONLY);
+    if (config.uid !== undefined) fchownSync(state, config.uid, config.uid);
+    const restore = config.role.kind === 'clone' ? [open(statePath, constants.O_RDONLY)] : [];
     const output = boot
       ? ('pipe' as const)
-      : open(`${config.folder}/${LOG_FILE}`, constants.O_CREAT | constants.O_WRONLY | constants.O_APPEND);
+      : open(join(config.folder, LOG_FILE), constants.O_CREAT | constants.O_WRONLY | constants.O_APPEND);
     child = spawn(file, args, {
       cwd: '/',
       detached: true,
-      stdio: ['ignore', output, output, 'pipe', capture, ...restore],
+      stdio: ['ignore', output, output, 'pipe', state, ...restore],
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin', MALLOC_ARENA_MAX: '1' },
     });
     // The node may run before others; what it starts does not. Threads to come inherit it.
