@@ -343,6 +343,7 @@ export class BuildJobs implements BuildApi {
     } catch (error) {
       // By the end of the node: it is taken up again. By a deletion: nobody is left to be told.
       if (signal.aborted) return;
+      await rm(built.folderOf(buildID), { recursive: true, force: true });
       const late = deadline.signal.aborted;
       this.#fail(
         buildID,

@@ -311,7 +311,10 @@ export class BuildRows {
     });
   }
 
-  /** Those that no tag means any more; and what ended or was forgotten before `beforeMs` and came to nothing. */
+  /**
+   * Those that no tag means any more; what ended or was forgotten before `beforeMs` and came to nothing; templates that are left
+   * without a build.
+   */
   retire(beforeMs: number): void {
     this.#run(
       `UPDATE build SET state = 'deleting' WHERE state = 'ready'
@@ -321,6 +324,7 @@ export class BuildRows {
       `UPDATE build SET state = 'deleting', request = NULL WHERE state IN ('waiting', 'error') AND updated_at < ?`,
       beforeMs,
     );
+    this.#run(`DELETE FROM template WHERE template_id NOT IN (SELECT template_id FROM build WHERE state <> 'deleting')`);
   }
 
   /** Its files are gone. */

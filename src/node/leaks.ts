@@ -29,7 +29,7 @@ export async function takeCensus(
     cgroups: count('cgroup'),
     details: [
       ...strays.map((item) => `${item.kind} ${item.id}: ${item.detail}`),
-      ...files.map((name) => `file ${name}: of no snapshot`),
+      ...files.map((name) => `file ${name}: of no row`),
       ...ports.map((port) => `port ${port}`),
       ...addresses.map((address) => `address ${address}`),
       ...rules.map((rule) => `rule ${rule}`),

@@ -449,9 +449,9 @@ export class Node implements NodeApi {
     return this.#jobs.requestBuild(wish);
   }
 
-  startBuild(build: BuildName, request: string): Promise<void> {
+  async startBuild(build: BuildName, request: string): Promise<void> {
     if (this.#abort.signal.aborted) throw new CoppiceError('unavailable', 'the node is stopping');
-    return this.#jobs.startBuild(build, request);
+    await this.#jobs.startBuild(build, request);
   }
 
   getBuild(query: BuildLogQuery): Promise<BuildView> {

@@ -126,6 +126,7 @@ test('what a build says is bounded, but not why it failed', async (t) => {
   const ticket = await begin(host, 'mine');
   const { status, reason } = await ended(host, ticket);
   assert.deepEqual({ status, reason }, { status: 'error', reason: { message: 'it failed', step: '1' } });
+  assert.deepEqual((await host.node.leaks()).details, []);
   const last = (await read(host, ticket, 20_000)).logs.map(({ message }) => message);
   assert.deepEqual(last, ['more than 20000 lines: what follows is left out', 'Build failed: it failed']);
 });

@@ -376,7 +376,7 @@ async function everywhere(
 
 const FROZEN = { template: 'base-jail' } as const;
 
-/** One of each step of `names`, in order. */
+/** The steps, one after the other. */
 const all =
   (...steps: readonly ((stage: Stage) => Promise<unknown>)[]) =>
   async (stage: Stage): Promise<void> => {

@@ -495,12 +495,10 @@ function snapshot(index: number, alias: string | undefined, trouble: Trouble): C
             .find(({ alias, templateID, tag }) => `${alias ?? templateID}:${tag}` === named)!;
           const folder = join(world.rig.snapshotsFolder, row.buildID, 'checkpoint', 'content.json');
           const content = JSON.parse(await readFile(folder, 'utf8'));
-          const found1 = [content.disk, row.memory ? content.memory : undefined, row.sourceID];
+          const is = [content.disk, row.memory ? content.memory : undefined, row.sourceID];
           const before = model.snapshots.get(named);
           const among = [taken, ...(before ? [before] : [])];
-          const which = among.find(
-            (one) => JSON.stringify([one.disk, one.memory, one.source]) === JSON.stringify(found1),
-          );
+          const which = among.find((one) => JSON.stringify([one.disk, one.memory, one.source]) === JSON.stringify(is));
           assert.ok(which, 'it is the new one or the one before');
           model.snapshots.set(named, which);
         },
@@ -702,7 +700,7 @@ test('ten thousand commands in any order', async (t) => {
       commands += world.commands;
     },
   );
-  while (commands < LEAST) await fc.assert(property, { numRuns: 25, endOnFailure: process.env.QUICK !== undefined });
+  while (commands < LEAST) await fc.assert(property, { numRuns: 25 });
   t.diagnostic(`${commands} commands`);
   assert.ok(commands >= LEAST);
 });

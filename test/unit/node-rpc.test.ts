@@ -382,6 +382,70 @@ test('metrics, logs and events survive the trip, absent fields absent', async (t
   await until('the node was told', () => aborted);
 });
 
+test('builds of templates survive the trip, absent fields absent', async (t) => {
+  const calls: unknown[] = [];
+  const note =
+    <T>(answer: T) =>
+    async (...args: unknown[]): Promise<T> => {
+      calls.push(args);
+      return answer;
+    };
+  const ticket = { templateID: 'tpl', buildID: 'b', name: 'ä', tags: ['v1', ''], public: true };
+  const bare = { templateID: 'tpl', buildID: 'b', status: 'waiting', logs: [] } as const;
+  const full = {
+    ...bare,
+    status: 'error',
+    reason: { message: 'why', step: '3' },
+    logs: [
+      { atMs: 1.5, level: 'warn', message: '' },
+      { atMs: 2, level: 'error', message: 'ü', step: 'base' },
+    ],
+  } as const;
+  const tag = { tag: 'v1', buildID: 'b', createdAtMs: 17.5 };
+  let view: typeof bare | typeof full = bare;
+  const { client } = await serve(t, {
+    requestBuild: note(ticket),
+    startBuild: note(undefined),
+    getBuild: async (query) => {
+      calls.push([query]);
+      return view;
+    },
+    buildFile: note({ present: false, ticket: '1-a' }),
+    tagTemplate: note({ buildID: 'b', tags: ['x'] }),
+    untagTemplate: note(undefined),
+    listTags: note([tag]),
+    publishTemplate: note(['ä']),
+  });
+  const name = { teamID: 't', templateID: 'tpl', buildID: 'b' };
+  const wish = { teamID: 't', name: 'ä', tags: [] };
+  assert.deepStrictEqual(await client.requestBuild(wish), ticket);
+  const sized = { ...wish, tags: ['v1'], cpuCount: 0, memoryMB: 512, freeDiskMB: 0 };
+  assert.deepStrictEqual(await client.requestBuild(sized), ticket);
+  assert.equal(await client.startBuild(name, '{"steps":[]}'), undefined);
+  const query = { ...name, offset: 0, limit: 100 };
+  assert.deepStrictEqual(await client.getBuild(query), bare);
+  view = full;
+  const all = { ...query, level: 'info', direction: 'backward', cursorMs: 0 } as const;
+  assert.deepStrictEqual(await client.getBuild(all), full);
+  assert.deepStrictEqual(await client.buildFile('t', 'tpl', 'h'), { present: false, ticket: '1-a' });
+  assert.deepStrictEqual(await client.tagTemplate('t', 'ä:v1', ['x']), { buildID: 'b', tags: ['x'] });
+  assert.equal(await client.untagTemplate('t', 'ä', ['x', 'y']), undefined);
+  assert.deepStrictEqual(await client.listTags('t', 'ä'), [tag]);
+  assert.deepStrictEqual(await client.publishTemplate('t', 'ä', false), ['ä']);
+  assert.deepStrictEqual(calls, [
+    [wish],
+    [sized],
+    [name, '{"steps":[]}'],
+    [query],
+    [all],
+    ['t', 'tpl', 'h'],
+    ['t', 'ä:v1', ['x']],
+    ['t', 'ä', ['x', 'y']],
+    ['t', 'ä'],
+    ['t', 'ä', false],
+  ]);
+});
+
 test('pauses, resumes and rollbacks carry their wishes and receipts, absent fields absent', async (t) => {
   const calls: unknown[] = [];
   const running = { sandbox: view, resumed: false };

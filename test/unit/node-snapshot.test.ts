@@ -158,7 +158,7 @@ test('deletion by tag takes one, by name all; a template is not deleted', async 
   assert.deepEqual(await listed(rig), ['work:v3', 'work:default']);
   await rig.node.deleteSnapshot(TEAM, 'work');
   assert.deepEqual(await listed(rig), []);
-  await assert.rejects(rig.node.deleteSnapshot(TEAM, 'base'), code('not_implemented'));
+  await assert.rejects(rig.node.deleteSnapshot(TEAM, 'base'), code('forbidden'));
   await assert.rejects(rig.node.deleteSnapshot(TEAM, '../../etc'), code('template_not_found'));
 });
 

@@ -8,8 +8,8 @@ import type { KernelSpec } from './kernels.ts';
 
 /** Runs of one context: the one that is going on, and those that wait. */
 const MAX_RUNS = 64;
-/** ms. Under emulation the interpreter takes several seconds to start, and contexts may start side by side. */
-const START_TIMEOUT = 120_000;
+/** ms. Under emulation a program takes seconds to start, Java a minute, and contexts may start side by side. */
+const START_TIMEOUT = 300_000;
 /** ms. Clients wait 30 s for the head of a reply. */
 const READY_PATIENCE = 15_000;
 

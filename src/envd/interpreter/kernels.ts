@@ -69,7 +69,7 @@ export function kernelSpecs(files: KernelFiles): KernelSpecs {
 }
 
 const JAVA = [
-  // It compiles little and runs briefly: the second compiler and a parallel collector cost more than they give.
+  // One compiler and a plain collector: it compiles little, runs briefly, and what others cost is never earned.
   '-XX:TieredStopAtLevel=1',
   '-XX:+UseSerialGC',
   '-Dfile.encoding=UTF-8',

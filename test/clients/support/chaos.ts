@@ -57,11 +57,11 @@ export class Chaos {
     const touched = moves.flatMap(({ sandbox }) => (sandbox ? [sandbox.id] : []));
     const strikes = random.below(VERBS_PER_STRIKE) < moves.length;
     const victim = strikes ? random.weighted(VICTIMS) : undefined;
-    const target = random.pick(touched.length > 0 && random.below(3) > 0 ? touched : [...known]);
+    const targets = touched.length > 0 && random.below(3) > 0 ? touched : [...known];
+    const target = targets.length > 0 ? random.pick(targets) : undefined;
     const delayMs = random.below(STRIKE_WITHIN_MS);
     this.verbs += moves.length;
     this.#note(moves.map(({ name }) => name).join(' | '));
-    this.#moves.touched = new Set(touched);
 
     const acts = moves.map(({ act }) =>
       act().then(
@@ -81,7 +81,8 @@ export class Chaos {
     for (const [index, move] of moves.entries()) {
       const stranger = struck !== undefined && !known.has(struck);
       const hit = struck !== undefined && (move.sandbox?.id === struck || (stranger && move.makes === true));
-      this.#settleMove(move, outcomes[index]!, hit ? 'hit' : victim && !victim.includes('vmm') ? 'cut' : 'whole');
+      const exposure = hit ? 'hit' : victim && !victim.includes('vmm') ? 'cut' : 'whole';
+      this.#settleMove(move, outcomes[index]!, exposure, struck);
     }
     if (struck !== undefined) this.#promises.struck(struck);
     const open = [...this.#promises.sandboxes.values()].filter(({ fates }) => fates.length > 1);
@@ -110,12 +111,12 @@ export class Chaos {
     assert.deepEqual([readdirSync(home.snapshots), readdirSync(home.paused)], [[], []], 'no files are left');
   }
 
-  #settleMove(move: Move, outcome: Outcome, exposure: Exposure): void {
+  #settleMove(move: Move, outcome: Outcome, exposure: Exposure, struck: string | undefined): void {
     const verb = move.name.split(' ')[0]!;
     const told = 'answer' in outcome ? `${outcome.answer.status}` : 'no answer';
     this.#count(`${verb}, ${exposure}: ${told}`);
     if ('answer' in outcome && succeeded(outcome.answer)) {
-      move.answered(outcome.answer);
+      move.answered(outcome.answer, struck);
       return;
     }
     const said = 'answer' in outcome ? JSON.stringify(outcome.answer.body) : String(outcome.error);

@@ -26,7 +26,8 @@ export interface Move {
   /** Of a sandbox or an entry that is not known yet: a VMM of nobody may be it. */
   readonly makes?: true;
   act(): Promise<Answer>;
-  answered(answer: Answer): void;
+  /** `struck`: the sandbox whose VMM was killed meanwhile. */
+  answered(answer: Answer, struck: string | undefined): void;
   /** It failed since the VMM that it was about was killed, and its caller was told so. */
   refused(): void;
   unanswered(): void;
@@ -50,8 +51,9 @@ export class Moves {
   readonly #options: MovesOptions;
   #boots: number;
   #count = 0;
-  /** Sandboxes that moves under way may yet make. */
+  /** Of the moves drawn last: how many sandboxes they may make, and which they are on. */
   #making = 0;
+  #touched: ReadonlySet<string> = new Set();
 
   constructor(options: MovesOptions) {
     this.#options = options;
@@ -64,11 +66,13 @@ export class Moves {
     const sandboxes = [...promises.sandboxes.values()];
     const snapshots = [...promises.snapshots.values()].filter(({ certain }) => certain === 'yes');
     this.#making = 0;
-    return Array.from({ length: count }, () => {
+    const moves = Array.from({ length: count }, () => {
       const move = random.weighted([...this.#makers(snapshots), ...this.#changes(sandboxes, snapshots)])();
       if (move.sandbox) sandboxes.splice(sandboxes.indexOf(move.sandbox), 1);
       return move;
     });
+    this.#touched = new Set(moves.flatMap(({ sandbox }) => (sandbox ? [sandbox.id] : [])));
+    return moves;
   }
 
   #room(): number {
@@ -125,18 +129,16 @@ export class Moves {
     return {
       name: 'list',
       act: () => rest('GET', '/v2/sandboxes?limit=100'),
-      answered: ({ body }) => {
+      answered: ({ body }, struck) => {
         const listed = new Set((body as readonly { sandboxID: string }[]).map(({ sandboxID }) => sandboxID));
         // Of those that are being changed beside it nothing is known at this moment.
-        for (const id of known) assert.ok(this.touched.has(id) || listed.has(id), `${id} is not listed`);
+        const still = known.filter((id) => !this.#touched.has(id) && id !== struck);
+        for (const id of still) assert.ok(listed.has(id), `${id} is not listed`);
       },
       refused: () => {},
       unanswered: () => {},
     };
   }
-
-  /** Ids of the sandboxes of the moves under way. */
-  touched: ReadonlySet<string> = new Set();
 
   #create(templateID: string, content: Content): Move {
     const { rest, promises } = this.#options;

@@ -25,7 +25,7 @@ export class Strikes {
 
   /** The id of the sandbox whose VMM it was, if it was one. */
   async strike(victim: Victim, target: string | undefined): Promise<string | undefined> {
-    if (victim === 'vmm') return this.#killVmm(processesOf(target ?? '')[0]);
+    if (victim === 'vmm') return this.#killVmm(target === undefined ? undefined : processesOf(target)[0]);
     if (victim === 'any vmm') {
       const vmms = listPids().filter((pid) => this.#machineOf(pid) !== undefined);
       return this.#killVmm(vmms.length > 0 ? this.#random.pick(vmms) : undefined);

@@ -151,6 +151,7 @@ test('a step that fails is named, with the end of what it said', async () => {
     /image '.*nothing:latest' not found/,
   );
   await assert.rejects(Sandbox.create('failing', service.sdk), NO_TEMPLATE);
+  assert.deepEqual((await service.leaks()).details, []);
 });
 
 test('what a step gave is used again, unless it is not to be', async () => {

@@ -9,7 +9,7 @@ import test from 'node:test';
 import { freePort } from '../helpers/free-port.ts';
 import { Random } from '../helpers/random.ts';
 import { startService } from '../helpers/service.ts';
-import { Chaos } from './support/chaos.ts';
+import { Chaos } from '../clients/support/chaos.ts';
 
 const VERBS = Number(process.env.COPPICE_TEST_VERBS ?? 300);
 const SEED = Number(process.env.COPPICE_TEST_SEED ?? randomInt(2 ** 31));
