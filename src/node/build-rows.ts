@@ -324,7 +324,9 @@ export class BuildRows {
       `UPDATE build SET state = 'deleting', request = NULL WHERE state IN ('waiting', 'error') AND updated_at < ?`,
       beforeMs,
     );
-    this.#run(`DELETE FROM template WHERE template_id NOT IN (SELECT template_id FROM build WHERE state <> 'deleting')`);
+    this.#run(
+      `DELETE FROM template WHERE template_id NOT IN (SELECT template_id FROM build WHERE state <> 'deleting')`,
+    );
   }
 
   /** Its files are gone. */

@@ -6,10 +6,10 @@
 import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import test from 'node:test';
+import { Chaos } from '../clients/support/chaos.ts';
 import { freePort } from '../helpers/free-port.ts';
 import { Random } from '../helpers/random.ts';
 import { startService } from '../helpers/service.ts';
-import { Chaos } from '../clients/support/chaos.ts';
 
 const VERBS = Number(process.env.COPPICE_TEST_VERBS ?? 300);
 const SEED = Number(process.env.COPPICE_TEST_SEED ?? randomInt(2 ** 31));

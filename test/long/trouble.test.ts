@@ -10,10 +10,10 @@ import { Sandbox } from 'e2b';
 import { hashBlocks } from '../../src/isolation/block-hash.ts';
 import { say } from '../behaviours/support/asks.ts';
 import { firstProcessOf, processesOf } from '../behaviours/support/processes.ts';
-import { type StartOptions, startService, type TestService } from '../helpers/service.ts';
 import { Patient } from '../clients/support/patient.ts';
 import { assertRefused, type Rest, restOf } from '../clients/support/rest.ts';
 import { SmallDisk } from '../clients/support/small-disk.ts';
+import { type StartOptions, startService, type TestService } from '../helpers/service.ts';
 
 const POOL = { COPPICE_POOL: '1', COPPICE_POOL_MOST: '1' };
 /** Each ends by itself within this, however the host fares. */

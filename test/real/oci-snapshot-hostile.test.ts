@@ -4,7 +4,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, test } from 'node:test';
 import type { Machine } from '../../src/isolation/backend.ts';
-import { eachRuntime, rootOf, SHAPE, said, sh, withAgent } from '../helpers/jail-rig.ts';
+import { eachRuntime, rootOf, said, sh, withAgent } from '../helpers/jail-rig.ts';
 import { until } from '../helpers/until.ts';
 
 let captured = 0;
