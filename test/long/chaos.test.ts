@@ -14,7 +14,7 @@ import { startService } from '../helpers/service.ts';
 const VERBS = Number(process.env.COPPICE_TEST_VERBS ?? 300);
 const SEED = Number(process.env.COPPICE_TEST_SEED ?? randomInt(2 ** 31));
 /** Verbs for one sandbox that is paused without its memory: it costs a boot. */
-const VERBS_PER_BOOT = 100;
+const VERBS_PER_BOOT = 150;
 /** Lines of the log that tell how it came to a failure. */
 const LAST = 40;
 

@@ -81,7 +81,7 @@ export class Moves {
 
   #makers(snapshots: Snapshot[]): Choice[] {
     const { promises, random } = this.#options;
-    const list: Choice = [4, () => this.#list()];
+    const list: Choice = [8, () => this.#list()];
     const choices: Choice[] = [list];
     if (this.#room() > 0) choices.push([promises.sandboxes.size < 2 ? 60 : 10, () => this.#create(TEMPLATE, NOTHING)]);
     if (snapshots.length === 0) return choices;
