@@ -39,13 +39,18 @@ export function portTransport(fd: number, writable: (fd: number) => boolean, eve
     fs.read(fd, buffer, 0, READ_BYTES, null, (error, count) => {
       if (!error && count > 0) {
         retryMs = RETRY_FIRST_MS;
-        events.onBytes(buffer.subarray(0, count));
-        read();
+        // Whatever one frame does to its operation: an agent that no longer reads is lost with its sandbox.
+        try {
+          events.onBytes(buffer.subarray(0, count));
+        } finally {
+          read();
+        }
         return;
       }
-      if (retryMs === RETRY_FIRST_MS) events.onDisconnect();
+      const first = retryMs === RETRY_FIRST_MS;
       setTimeout(read, retryMs);
       retryMs = Math.min(retryMs * 2, RETRY_LONGEST_MS);
+      if (first) events.onDisconnect();
     });
   };
   read();
@@ -55,21 +60,23 @@ export function portTransport(fd: number, writable: (fd: number) => boolean, eve
 /** The writing half of `portTransport`. */
 export function portWriter(fd: number, writable: (fd: number) => boolean): Transport {
   return queuedWriter((bytes, done) => {
-    if (bytes.length <= SYNC_WRITE_BYTES && writable(fd)) {
-      let at = 0;
-      while (at < bytes.length) at += fs.writeSync(fd, bytes, at);
-      done();
-      return;
-    }
     const write = (at: number): void => {
       fs.write(fd, bytes, at, Math.min(bytes.length - at, PORT_WRITE_BYTES), null, (error, count) => {
         const next = at + (error ? 0 : count);
         if (next === bytes.length) done();
-        else if (!error) write(next);
+        else if (next > at) write(next);
         else setTimeout(write, RETRY_FIRST_MS, next);
       });
     };
-    write(0);
+    let written = 0;
+    if (bytes.length <= SYNC_WRITE_BYTES && writable(fd)) {
+      // The host may go between the question and the write, which then fails or takes nothing.
+      try {
+        written = fs.writeSync(fd, bytes);
+      } catch {}
+    }
+    if (written === bytes.length) done();
+    else write(written);
   });
 }
 

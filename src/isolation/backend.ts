@@ -213,6 +213,19 @@ export interface Shell {
   destroy(): Promise<void>;
 }
 
+export interface OpenOptions {
+  /** All hashes too. */
+  readonly verify?: boolean;
+  readonly base?: Checkpoint;
+  /**
+   * `whole`, unless told: machines are made of all of it. `base`: others lie on it, whether or not this host could restore
+   * it. `disk`: of what it has, its disk alone counts, on any host; what is opened has no memory.
+   */
+  readonly use?: CheckpointUse;
+}
+
+export type CheckpointUse = 'whole' | 'base' | 'disk';
+
 export interface IsolationBackend {
   readonly name: string;
   readonly kind: Isolation;
@@ -235,13 +248,10 @@ export interface IsolationBackend {
    * Reads and checks a published checkpoint (manifest, sizes; hashes when `verify`). checkpoint_corrupt or host_unfit with
    * the reason. One that lies on another needs that one, opened, as `base`.
    */
-  openCheckpoint(
-    folder: string,
-    options?: { readonly verify?: boolean; readonly base?: Checkpoint },
-  ): Promise<Checkpoint>;
+  openCheckpoint(folder: string, options?: OpenOptions): Promise<Checkpoint>;
   /**
-   * Clones it: a new machine, running, its agent not yet spoken to; of one without memory, booting. On failure nothing is
-   * left behind.
+   * Clones it: a new machine, running, its agent not yet spoken to; of one without memory, booting. What a checkpoint has
+   * beyond its base is held against its hashes. On failure nothing is left behind.
    */
   clone(checkpoint: Checkpoint, image: MachineImage, spec: MachineSpec, signal?: AbortSignal): Promise<Machine>;
   /** Makes a shell for `base`, a golden checkpoint. On failure nothing is left behind. Backends that can. */

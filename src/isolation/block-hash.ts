@@ -1,11 +1,15 @@
 /** The hash of a large and mostly empty file, without reading its holes. */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { open } from 'node:fs/promises';
+import { open, stat } from 'node:fs/promises';
 import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 export const HASH_BLOCK_BYTES = 2 ** 20;
+/** Up to this size the holes of a file are read: sooner done than asked for. */
+const READ_HOLES_BYTES = 64 * HASH_BLOCK_BYTES;
+/** So many files are remembered as sound. */
+const SOUND_FILES = 1024;
 const EMPTY_BLOCK = Buffer.alloc(HASH_BLOCK_BYTES);
 const digest = (block: Uint8Array) => createHash('sha256').update(block).digest();
 const EMPTY_DIGEST = digest(EMPTY_BLOCK);
@@ -15,10 +19,10 @@ const EMPTY_DIGEST = digest(EMPTY_BLOCK);
  * depends on the contents alone: where the holes are is only asked for speed, since an empty block's digest is known.
  */
 export async function hashBlocks(path: string, signal?: AbortSignal): Promise<string> {
-  const written = await writtenBlocks(path, signal);
   const handle = await open(path, 'r');
   try {
     const { size } = await handle.stat();
+    const written = size > READ_HOLES_BYTES ? await writtenBlocks(path, signal) : undefined;
     const total = createHash('sha256');
     const buffer = Buffer.alloc(HASH_BLOCK_BYTES);
     for (let index = 0; index * HASH_BLOCK_BYTES < size; index++) {
@@ -40,6 +44,23 @@ export async function hashBlocks(path: string, signal?: AbortSignal): Promise<st
   } finally {
     await handle.close();
   }
+}
+
+/** Files by what changes with them, the oldest first, and the hash that they had. */
+const sound = new Map<string, string>();
+
+/**
+ * Whether a file has this `hashBlocks`. One that had it is not read again in this process while neither its size nor its
+ * time of change is another.
+ */
+export async function hasHash(path: string, sha256: string, signal?: AbortSignal): Promise<boolean> {
+  const { dev, ino, size, mtimeNs } = await stat(path, { bigint: true });
+  const key = `${dev} ${ino} ${size} ${mtimeNs}`;
+  if (sound.get(key) === sha256) return true;
+  if ((await hashBlocks(path, signal)) !== sha256) return false;
+  sound.set(key, sha256);
+  if (sound.size > SOUND_FILES) sound.delete(sound.keys().next().value!);
+  return true;
 }
 
 /** Indexes of the blocks that hold anything; undefined where the filesystem does not tell. Needs e2fsprogs' filefrag. */

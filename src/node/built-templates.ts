@@ -54,7 +54,7 @@ export class BuiltTemplates {
     return row && templateOf(row, rows.template(row.templateID), folder);
   }
 
-  /** undefined: there is no such build. Throws as IsolationBackend.openCheckpoint. */
+  /** undefined: there is no such build. One that this host cannot restore is a base still, and is not cloned. */
   async ready(buildID: string): Promise<ReadyTemplate | undefined> {
     const template = this.of(buildID);
     if (!template) return undefined;
@@ -69,7 +69,7 @@ export class BuiltTemplates {
 
   async #openBuild(template: Template): Promise<ReadyTemplate> {
     const backend = this.#options.backends.of(template.isolation);
-    return { ...template, checkpoint: await backend.openCheckpoint(this.goldenOf(template.buildID)) };
+    return { ...template, checkpoint: await backend.openCheckpoint(this.goldenOf(template.buildID), { use: 'base' }) };
   }
 
   /**

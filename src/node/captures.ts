@@ -58,10 +58,13 @@ export class Captures {
     }
   }
 
-  /** The template that a checkpoint of this sandbox makes machines of. Throws as IsolationBackend.openCheckpoint. */
-  async open(row: MachineRow, folder: string): Promise<ReadyTemplate> {
+  /**
+   * The template that a checkpoint of this sandbox, or its disk alone, makes machines of. Throws as
+   * IsolationBackend.openCheckpoint.
+   */
+  async open(row: MachineRow, folder: string, use: 'whole' | 'disk'): Promise<ReadyTemplate> {
     const base = await this.#options.templates.base(row.baseID);
-    const checkpoint = await this.backendOf(base).openCheckpoint(folder, { base: base.checkpoint });
+    const checkpoint = await this.backendOf(base).openCheckpoint(folder, { base: base.checkpoint, use });
     return { ...base, checkpoint };
   }
 

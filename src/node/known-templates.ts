@@ -27,7 +27,7 @@ export class KnownTemplates {
     this.#options = options;
   }
 
-  /** The build of a template by its id, what machines and snapshots lie on. host_unfit: it is gone, or not for this host. */
+  /** The build of a template by its id, what machines and snapshots lie on. host_unfit: it is gone. */
   async base(buildID: string): Promise<ReadyTemplate> {
     const known = this.all.find((one) => one.buildID === buildID);
     if (known) return known;

@@ -355,8 +355,8 @@ export class Pauses {
     if (!row?.owner || !row.kept) throw notFound(id);
     const { owner } = row;
     try {
-      const opened = await captures.open(row, kept.pathOf(id, row.kept));
-      const source = asSandboxOf(wish.memory ? opened : withoutMemory(opened), row, templates);
+      const opened = await captures.open(row, kept.pathOf(id, row.kept), wish.memory ? 'whole' : 'disk');
+      const source = asSandboxOf(opened, row, templates);
       const member = await fleet.regrow(id, source, {
         signal: stopping,
         allowInternet: owner.allowInternet !== false,
@@ -415,10 +415,4 @@ type Owned = MachineRow & { readonly owner: Owner };
 function asSandboxOf(opened: ReadyTemplate, row: MachineRow, templates: KnownTemplates): ReadyTemplate {
   const { templateID, env } = templates.of(row) ?? opened;
   return { ...opened, templateID, env };
-}
-
-/** Its disk alone. */
-function withoutMemory(template: ReadyTemplate): ReadyTemplate {
-  const { checkpoint } = template;
-  return { ...template, checkpoint: { ...checkpoint, manifest: { ...checkpoint.manifest, memory: 'none' } } };
 }

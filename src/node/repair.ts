@@ -94,7 +94,8 @@ export class Repair {
     try {
       member.machine.unpark();
       // An agent on demand may not be there at all, and comes when somebody asks.
-      if (!captures.backendOf(row).capabilities.agentOnDemand) await member.agent();
+      // A session can be lost with the turn of the channel from one node to the next, a second one is not.
+      if (!captures.backendOf(row).capabilities.agentOnDemand) await member.agent().catch(() => member.agent());
     } catch (error) {
       // Neither whole nor reachable: its owner is better served by a clear end.
       log.warn({ error, sandboxID: id, state }, 'a sandbox does not answer its new node');

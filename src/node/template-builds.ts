@@ -70,11 +70,12 @@ export class TemplateBuilds {
     return found;
   }
 
-  /** A build that is on disk, by its id, ready to clone from. undefined: there is none. Throws when it cannot be restored. */
+  /** A build that is on disk, by its id, for what lies on it. undefined: there is none. */
   async find(buildID: string, backends: Backends = this.#options.backends): Promise<ReadyTemplate | undefined> {
     const entry = (await this.#catalogue()).findBuild(buildID);
     if (!entry || !backends.has(entry.template.isolation)) return undefined;
-    return readyFrom(entry, await backends.of(entry.template.isolation).openCheckpoint(entry.goldenFolder));
+    const backend = backends.of(entry.template.isolation);
+    return readyFrom(entry, await backend.openCheckpoint(entry.goldenFolder, { use: 'base' }));
   }
 
   #catalogue(): Promise<Catalogue> {

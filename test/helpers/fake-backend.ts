@@ -20,6 +20,7 @@ import {
   type MachineRoom,
   type MachineShape,
   type MachineSpec,
+  type OpenOptions,
 } from '../../src/isolation/backend.ts';
 import { Backends } from '../../src/isolation/backends.ts';
 import type { Attachment, EgressPolicy, NetworkFabric } from '../../src/network/fabric.ts';
@@ -343,14 +344,17 @@ const MANIFEST: CheckpointManifest = {
   files: {},
 };
 
-async function readCheckpoint(folder: string, options: { readonly base?: Checkpoint } = {}): Promise<Checkpoint> {
+async function readCheckpoint(folder: string, options: OpenOptions = {}): Promise<Checkpoint> {
   let manifest: CheckpointManifest;
   try {
     manifest = JSON.parse(await readFile(join(folder, 'manifest.json'), 'utf8')) as CheckpointManifest;
   } catch (error) {
     throw new CoppiceError('checkpoint_corrupt', `no checkpoint at ${folder}`, { cause: error });
   }
-  const { base } = options;
+  const { base, use } = options;
+  if (use === 'disk') manifest = { ...manifest, memory: 'none' };
+  else if (use !== 'base' && existsSync(join(folder, UNFIT_MARK)))
+    throw new CoppiceError('host_unfit', `${folder} is of another host`);
   if (manifest.base !== undefined && (!base || contentOf(base.manifest) !== manifest.base))
     throw new CoppiceError('checkpoint_corrupt', `${folder} lies on another checkpoint`);
   return { folder, manifest, ...(base ? { base } : {}) };
@@ -363,6 +367,8 @@ async function readContent({ folder }: Checkpoint): Promise<{ disk: string[]; me
 }
 
 const NOWHERE = '/nowhere';
+/** A file in a checkpoint's folder: this host cannot restore its memory. */
+export const UNFIT_MARK = 'unfit';
 
 export function fakeTemplate(
   name: string,

@@ -84,7 +84,7 @@ test('steps of a jail template: what they leave is there, for who they say, from
     .copy('app', '/srv/app', { user: 'root', mode: 0o755 })
     .setWorkdir('/home/user/work')
     .runCmd(['pwd > where', 'id -un >> where', 'echo spoken in the build'])
-    .runCmd('echo root was here > /root/note', { user: 'root' });
+    .runCmd('echo root was here > /opt/note', { user: 'root' });
   const { info, text } = await build(template, 'steps', { cpuCount: 1, memoryMB: 512 });
   assert.match(text, /^spoken in the build$/m);
   assert.equal(info.name, 'steps');
@@ -96,7 +96,7 @@ test('steps of a jail template: what they leave is there, for who they say, from
       await said(sandbox, '/srv/app/main.sh; cat /srv/app/link; stat -c %U:%a /srv/app/main.sh'),
       'from the app\ndeep\nroot:755',
     );
-    assert.equal(await said(sandbox, 'cat /root/note', { user: 'root' }), 'root was here');
+    assert.equal(await said(sandbox, 'cat /opt/note', { user: 'root' }), 'root was here');
     assert.equal(await said(sandbox, 'echo $COLOUR'), 'green');
     assert.equal(
       await said(sandbox, 'ls -a /.coppice-build 2>&1 | tail -1; cat /etc/machine-id | wc -c'),

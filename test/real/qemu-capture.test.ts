@@ -336,10 +336,45 @@ test('checkpoints that are not what they should be are refused by name', async (
   await refused('a spoilt table', poke('pages', 4096, 'x'), corrupt, /pages has another checksum/);
   await refused('another byte', poke('pages', -100, 'coppice'), corrupt, /pages has another hash/, verify);
   await refused('a foreign overlay', poke('overlay.qcow2', 8, '\0\0\0\0\0\0\x02\0\0\0\0\x05'), corrupt, /backing file/);
-  await refused('another QEMU', edit(/"version": "[^"]*"/, '"version": "1.2.3"'), 'host_unfit', /QEMU 1\.2\.3/);
+  const upgraded = edit(/"version": "[^"]*"/, '"version": "1.2.3"');
+  await refused('another QEMU', upgraded, 'host_unfit', /QEMU 1\.2\.3/);
   await refused('another format', edit('"format": 2', '"format": 3'), corrupt, /format/);
   await refused('another shape', edit('"memoryMB": 128', '"memoryMB": 256'), corrupt, /memoryMB/);
   await refused('other files', edit('"pages"', '"memory"'), corrupt, /files/);
+
+  // Of another QEMU its disk is good, whatever became of its memory, and it is good to lie on.
+  const old = join(rig.home, 'old');
+  await cp(checkpoint.folder, old, { recursive: true });
+  for (const name of await readdir(old)) await chmod(join(old, name), 0o600);
+  await upgraded(old);
+  await truncate(join(old, 'pages'), 5000);
+  const disk = await rig.backend.openCheckpoint(old, { base: rig.golden, use: 'disk' });
+  assert.deepEqual([disk.manifest.memory, Object.keys(disk.manifest.files)], ['none', ['overlay.qcow2']]);
+  await rm(old, { recursive: true });
+  const base = join(rig.home, 'old-golden');
+  await cp(rig.golden.folder, base, { recursive: true });
+  await chmod(join(base, 'manifest.json'), 0o600);
+  await upgraded(base);
+  await assert.rejects(rig.backend.openCheckpoint(base), { code: 'host_unfit' });
+  const oldGolden = await rig.backend.openCheckpoint(base, { use: 'base' });
+  await assert.rejects(rig.clone(oldGolden), { code: 'host_unfit' });
+  await rig.backend.openCheckpoint(checkpoint.folder, { base: oldGolden });
+  await rm(base, { recursive: true });
+
+  // A bit that turns in the data, which no size and no table tells of, is found before the machine runs.
+  for (const [name, at] of [
+    ['pages', -100],
+    ['state', 5000],
+    ['overlay.qcow2', -100],
+  ] as const) {
+    const turned = join(rig.home, 'turned');
+    await cp(checkpoint.folder, turned, { recursive: true });
+    for (const file of await readdir(turned)) await chmod(join(turned, file), 0o600);
+    await poke(name, at, 'coppice')(turned);
+    const opened = await rig.backend.openCheckpoint(turned, { base: rig.golden });
+    await assert.rejects(rig.clone(opened), { code: corrupt, message: new RegExp(`${name} has another hash`) }, name);
+    await rm(turned, { recursive: true });
+  }
 
   // One that is changed after it was opened.
   const folder = join(rig.home, 'late');

@@ -104,6 +104,7 @@ test('interrupts at any moment: every run ends, and the next one works', options
     const events = await done;
     clearInterval(timer);
     assert.equal(events.at(-1)!.type, 'end_of_execution');
+    assert.equal(errorOf(events)!.value, '130');
   }
   // One that is on its way may still hit the next run.
   await new Promise((resolve) => setTimeout(resolve, 300));

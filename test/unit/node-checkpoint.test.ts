@@ -1,10 +1,12 @@
 /** Sandboxes whose memory can be captured: paused to disk, resumed, forked, rolled back, as their owner sees it. */
 import assert from 'node:assert/strict';
-import { readdir } from 'node:fs/promises';
+import { readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import test from 'node:test';
 import { isCoppiceError } from '../../src/contract/errors.ts';
 import { ENVD_PORT, type SandboxView } from '../../src/contract/node-api.ts';
 import { accessToken } from '../../src/node/identifiers.ts';
+import { UNFIT_MARK } from '../helpers/fake-backend.ts';
 import { BOTH_KINDS, createRequest, type NodeRig, OTHER_TEAM, startNodeRig, TEAM } from '../helpers/node-rig.ts';
 import { until } from '../helpers/until.ts';
 
@@ -97,6 +99,19 @@ test('disk alone: paused so, or resumed so, it boots with new names and what it 
   await rig.node.pauseSandbox(TEAM, one, { memory: false });
   await rig.node.connectSandbox(TEAM, one, soon);
   assert.equal(rig.host.machines.get(one)!.identities[0]!.machineID, machineID, 'the same machine to its programs');
+});
+
+test('memory that this host cannot restore: refused so, its disk boots', async (t) => {
+  const rig = await startNodeRig(quiet);
+  t.after(() => quietEnd(rig));
+  const id = await written(rig, 'kept');
+  await rig.node.pauseSandbox(TEAM, id, { memory: true });
+  for (const name of await readdir(rig.pausedFolder, { recursive: true }))
+    if (name.endsWith('manifest.json')) await writeFile(join(rig.pausedFolder, name, '..', UNFIT_MARK), '');
+  await assert.rejects(rig.node.connectSandbox(TEAM, id, soon), { code: 'host_unfit' });
+  assert.equal((await rig.node.getSandbox(TEAM, id)).state, 'paused');
+  await rig.node.connectSandbox(TEAM, id, { ...soon, memory: false });
+  assert.deepEqual(contentOf(rig, id), { disk: ['kept'], memory: [] });
 });
 
 test('a jail whose memory is not wanted is kept on disk too', async (t) => {

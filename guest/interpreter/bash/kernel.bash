@@ -2,14 +2,14 @@
 # terminal. Interactive, since only such a shell goes back to its reader when it is interrupted or an expansion fails, and
 # keeps its state. It reads its requests as commands; user code has /dev/null as stdin and none of our files.
 PS1= PS2= PROMPT_COMMAND=
-__coppice_begun= __coppice_code= __coppice_before=()
+__coppice_begun= __coppice_code= __coppice_changed= __coppice_before=() __coppice_ended=
 unset HISTFILE MAILCHECK
 set +o history +o histexpand
 # Below 10: bash hides what it puts aside of these from the programs it starts, and not of others. 3 to 6 are left to user code.
 exec <&3 3<&- 8>&4 4>&- 7<&5 5<&- 6<&-
 
 # An interrupt may hit any of these lines, so that nothing may depend on one having run: what has not begun runs nothing,
-# and the end is asked for again with each interrupt.
+# variables are given back from before the first of them is set, and the end is asked for again with each interrupt.
 __coppice_begin() {
   local __coppice_pair __coppice_name
   mapfile -d '' -t __coppice_request </dev/fd/7
@@ -27,6 +27,7 @@ __coppice_begin() {
       __coppice_before+=("$__coppice_name")
     fi
   done
+  __coppice_changed=$1
   __coppice_assign "${__coppice_request[@]}"
   __coppice_begun=$1
 }
@@ -37,14 +38,21 @@ alias __coppice_eval='eval "${__coppice_begun:+$__coppice_code}" </dev/null 8>&-
 
 __coppice_end() {
   local __coppice_status=$?
-  if [[ $__coppice_begun == "$1" ]]; then
-    __coppice_assign "${__coppice_before[@]}"
+  if [[ $__coppice_ended != "$1" ]]; then
+    if [[ $__coppice_changed == "$1" ]]; then
+      __coppice_assign "${__coppice_before[@]}"
+    fi
+    # 128 + SIGINT: it was interrupted before its code was reached.
+    if [[ $__coppice_begun != "$1" ]]; then
+      __coppice_status=130
+    fi
     if ((__coppice_status != 0)); then
       printf '{"type":"error","name":"ExitCode","value":"%d","traceback":"ExitCode: %d"}\n' \
         "$__coppice_status" "$__coppice_status" >&8
     fi
+    __coppice_ended=$1
   fi
-  __coppice_begun= __coppice_code= __coppice_before=()
+  __coppice_begun= __coppice_code= __coppice_changed= __coppice_before=()
   printf '{"type":"done","run":"%s"}\n' "$1" >&8
 }
 

@@ -25,7 +25,7 @@ import { jailLimits, UIDS_EACH } from './config.ts';
 import { endJail } from './end.ts';
 import type { Keeper } from './keeper.ts';
 import { createJail, type Jail, type JailParts } from './machine.ts';
-import { layerOf, readManifest, writeManifest } from './manifest.ts';
+import { checkLayer, layerOf, readManifest, writeManifest } from './manifest.ts';
 import { mergedCommand } from './merge.ts';
 import { BACKEND_NAME, LAYER_FILE } from './names.ts';
 import { removeGroups } from './own-groups.ts';
@@ -139,7 +139,7 @@ export function createOciBackend(options: OciBackendOptions): IsolationBackend {
         await chmod(spec.folder, 0o711);
         await cgroups.create(id, jailLimits(shape));
         signal?.throwIfAborted();
-        if (layer !== undefined) await fill(keeper, layer, spec, signal);
+        if (layer !== undefined) await Promise.all([fill(keeper, layer, spec, signal), checkLayer(golden, signal)]);
         const { pid } = await keeper.ask('birth', {
           id,
           folder: spec.folder,

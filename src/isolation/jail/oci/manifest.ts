@@ -7,7 +7,7 @@ import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { CoppiceError } from '../../../contract/errors.ts';
 import type { Checkpoint, CheckpointManifest, MachineImage, MachineShape } from '../../backend.ts';
-import { hashBlocks } from '../../block-hash.ts';
+import { hasHash, hashBlocks } from '../../block-hash.ts';
 import { BACKEND_NAME, GOLDEN_LAYER } from './names.ts';
 
 const MANIFEST_FILE = 'manifest.json';
@@ -107,6 +107,13 @@ export async function readManifest(
   if (layer && verify && (await hashBlocks(layer)) !== golden.manifest.files[GOLDEN_LAYER]!.sha256)
     throw new CoppiceError('checkpoint_corrupt', `${layer} has another hash`);
   return golden;
+}
+
+/** checkpoint_corrupt: its layer is not what was published. */
+export async function checkLayer(golden: Checkpoint, signal?: AbortSignal): Promise<void> {
+  const layer = await layerOf(golden);
+  if (layer && !(await hasHash(layer, golden.manifest.files[GOLDEN_LAYER]!.sha256, signal)))
+    throw new CoppiceError('checkpoint_corrupt', `${layer} has another hash`);
 }
 
 /** Path of the layer that jails begin with, whole by its size; undefined: they begin with a blank one. */

@@ -184,8 +184,11 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
       });
     },
 
-    async openCheckpoint(folder, { verify, base } = {}) {
-      return readCheckpoint(folder, await ensureProbe(), { verify, base });
+    async openCheckpoint(folder, options = {}) {
+      const checkpoint = await readCheckpoint(folder, options);
+      // Asked of the host only where it matters: a base is there before anything was booted here.
+      if (options.use !== 'base') checkHost(checkpoint, await ensureProbe());
+      return checkpoint;
     },
 
     async clone(checkpoint, image, spec, signal) {

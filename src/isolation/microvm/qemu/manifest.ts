@@ -3,8 +3,14 @@ import { open, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { CoppiceError } from '../../../contract/errors.ts';
-import { type Checkpoint, type CheckpointManifest, contentOf, type MachineShape } from '../../backend.ts';
-import { hashBlocks } from '../../block-hash.ts';
+import {
+  type Checkpoint,
+  type CheckpointManifest,
+  contentOf,
+  type MachineShape,
+  type OpenOptions,
+} from '../../backend.ts';
+import { hasHash, hashBlocks } from '../../block-hash.ts';
 import { openPageFile } from '../page-file.ts';
 import { OVERLAY_HEADER_BYTES, overlayFault } from '../qcow2.ts';
 import { cpuName, machineName, sameCpu } from './config.ts';
@@ -88,20 +94,13 @@ export async function describe(folder: string, about: About, signal?: AbortSigna
   };
 }
 
-export interface ReadOptions {
-  /** Hashes too. */
-  readonly verify?: boolean | undefined;
-  /** What it lies on, if it lies on another. */
-  readonly base?: Checkpoint | undefined;
-  readonly signal?: AbortSignal;
-}
-
-/** Reads and checks a checkpoint folder. checkpoint_corrupt: it is not whole; host_unfit: made for another host or VMM. */
-export async function readCheckpoint(folder: string, probe: QemuProbe, options: ReadOptions = {}): Promise<Checkpoint> {
+/** Reads and checks a checkpoint folder. checkpoint_corrupt: it is not whole. */
+export async function readCheckpoint(folder: string, options: OpenOptions = {}): Promise<Checkpoint> {
   const corrupt = (reason: string, cause?: unknown) =>
     new CoppiceError('checkpoint_corrupt', `checkpoint ${folder}: ${reason}`, { cause });
-  const found = parse(await readText(folder, corrupt), corrupt);
-  const { shape, files } = found;
+  const written = parse(await readText(folder, corrupt), corrupt);
+  const found = options.use === 'disk' ? diskOf(written) : written;
+  const { shape } = found;
   if (found.memory === 'whole') {
     if (found.files.memory.bytes !== shape.memoryMB * MIB) throw corrupt('memory has not the size of its shape');
     if (found.files.layer.bytes !== shape.diskSizeMB * MIB) throw corrupt('layer has not the size of its shape');
@@ -109,23 +108,38 @@ export async function readCheckpoint(folder: string, probe: QemuProbe, options: 
     const fault = baseFault(found, options.base);
     if (fault !== undefined) throw corrupt(fault);
   }
-  for (const [name, { bytes, sha256 }] of Object.entries(files)) {
-    const path = join(folder, name);
-    const here = await stat(path).catch((cause) => {
+  for (const [name, { bytes }] of Object.entries(found.files)) {
+    const here = await stat(join(folder, name)).catch((cause) => {
       throw corrupt(`${name} is missing`, cause);
     });
     if (!here.isFile() || here.size !== bytes) throw corrupt(`${name} has ${here.size} bytes instead of ${bytes}`);
-    if (options.verify && (await hashBlocks(path, options.signal)) !== sha256)
-      throw corrupt(`${name} has another hash`);
   }
+  if (options.verify)
+    for (const [name, { sha256 }] of Object.entries(found.files))
+      if ((await hashBlocks(join(folder, name))) !== sha256) throw corrupt(`${name} has another hash`);
   // A VMM that its guest may have taken over wrote what a new one is to read.
   const fault = await faultOfOverlay(join(folder, GOLDEN_FILES.overlay), shape);
   if (fault !== undefined) throw corrupt(`${GOLDEN_FILES.overlay} ${fault}`);
   if (found.memory === 'own') await (await openPageFile(join(folder, OWN_FILES.pages), shape.memoryMB * MIB)).close();
   const base = found.memory === 'whole' ? undefined : options.base;
-  const checkpoint: Checkpoint = { folder, manifest: found, ...(base ? { base } : {}) };
-  checkHost(checkpoint, probe);
-  return checkpoint;
+  return { folder, manifest: found, ...(base ? { base } : {}) };
+}
+
+/** checkpoint_corrupt: what a checkpoint has beyond its base is not what was published. */
+export async function checkOwnData({ folder, manifest }: Checkpoint, signal?: AbortSignal): Promise<void> {
+  // Golden ones are large, and asked with `verify`.
+  if (manifest.memory === 'whole') return;
+  for (const [name, { sha256 }] of Object.entries(manifest.files))
+    if (!(await hasHash(join(folder, name), sha256, signal)))
+      throw new CoppiceError('checkpoint_corrupt', `checkpoint ${folder}: ${name} has another hash`);
+}
+
+type Written = z.infer<typeof manifest>;
+
+function diskOf(written: Written): Written {
+  if (written.memory === 'whole')
+    throw new CoppiceError('bad_request', 'a golden checkpoint is opened whole or as a base');
+  return { ...written, memory: 'none', files: { [DISK_FILES.overlay]: written.files[DISK_FILES.overlay] } };
 }
 
 async function readText(folder: string, corrupt: (reason: string, cause?: unknown) => CoppiceError): Promise<string> {
@@ -134,7 +148,7 @@ async function readText(folder: string, corrupt: (reason: string, cause?: unknow
   });
 }
 
-function parse(text: string, corrupt: (reason: string, cause?: unknown) => CoppiceError): z.infer<typeof manifest> {
+function parse(text: string, corrupt: (reason: string, cause?: unknown) => CoppiceError): Written {
   let json: unknown;
   try {
     json = JSON.parse(text);
@@ -175,9 +189,10 @@ export async function faultOfOverlay(path: string, { diskSizeMB }: MachineShape)
   }
 }
 
-/** host_unfit, with the first thing that differs, when this host cannot restore it. */
+/** host_unfit, with the first thing that differs, when this host cannot restore it. A disk alone boots anywhere. */
 export function checkHost(checkpoint: Checkpoint, probe: QemuProbe): void {
   const { accelerator, vmm, memory } = checkpoint.manifest;
+  if (memory === 'none') return;
   const differs = (what: string, made: string, here: string) => {
     // Of a sandbox there is no other.
     const remedy = memory === 'whole' ? 'build its template again' : `use it where ${what} is ${made}`;

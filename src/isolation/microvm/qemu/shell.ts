@@ -16,7 +16,7 @@ import { giveState } from './device-state.ts';
 import { type Launched, LOG_FILE, launch, OVERLAY_FILE, RESTORE_URI } from './launch.ts';
 import { machineLimits } from './limits.ts';
 import { createMachine, type QemuMachine } from './machine.ts';
-import { DISK_FILES, faultOfOverlay, GOLDEN_FILES, OWN_FILES } from './manifest.ts';
+import { checkOwnData, DISK_FILES, faultOfOverlay, GOLDEN_FILES, OWN_FILES } from './manifest.ts';
 import { openGuestMemory } from './own-pages.ts';
 import type { QemuProbe } from './probe.ts';
 import type { QmpEvent } from './qmp.ts';
@@ -204,8 +204,9 @@ function begin(placed: Checkpoint, request: ShellRequest): Making {
       if (checkpoint.manifest.memory === 'none' && checkpoint !== placed)
         throw new CoppiceError('conflict', 'a shell restores, and a checkpoint without memory boots');
       if (checkpoint !== placed) await place(checkpoint, spec);
-      if (checkpoint.manifest.memory === 'none') await connected();
-      else await restoreState(checkpoint, signal);
+      const ready = checkpoint.manifest.memory === 'none' ? connected() : restoreState(checkpoint, signal);
+      // While the VMM works; nothing of it runs before.
+      await Promise.all([ready, checkOwnData(checkpoint, signal)]);
       const { qmp, release } = launched!;
       await qmp.execute('cont', undefined, { signal, deadlineMs: RESTORE_DEADLINE_MS });
       mark('running');
