@@ -21,7 +21,7 @@ import { PARTIAL_PREFIX, publish, seal } from './publish.ts';
 const run = promisify(execFile);
 /** The warm-up may take this many times the reference boot: it starts interpreters, which under TCG is most of it. */
 const WARM_UP_BOOTS = 200;
-const WARM_UP_LEAST_MS = 120_000;
+const WARM_UP_LEAST_MS = 300_000;
 const STOP_DEADLINE_MS = 60_000;
 const CONSOLE_CHARACTERS_IN_ERROR = 4_000;
 /** For the end of a process to be noticed after its sockets broke. */
