@@ -192,6 +192,8 @@ export interface CaptureRequest {
   readonly memory: boolean;
   /** False: nothing of it runs after the instant of the capture; it is the caller's to destroy, or to `unpark`. */
   readonly goesOn: boolean;
+  /** Called once when it goes on, if it does: what is still to be done is of files alone. */
+  readonly onGoesOn?: () => void;
 }
 
 export interface Capture {

@@ -49,12 +49,20 @@ export class Captures {
     // Of a sandbox that goes on, what its kernel has yet to write is in its memory, at the same instant; of one that does not,
     // the disk may come to stand alone.
     if (ownKernel && member && !(memory && goesOn)) await this.#sync(member, signal);
-    const request = { image: base.image, shape: base.shape, base: base.checkpoint, memory, goesOn };
+    let woken: Promise<void> | undefined;
+    const onGoesOn = (): void => {
+      woken ??= (async () => {
+        if (ownKernel && member) await this.#setClock(member);
+        if (told) await this.#tell(member, 'after-resume');
+      })();
+    };
+    const request = { image: base.image, shape: base.shape, base: base.checkpoint, memory, goesOn, onGoesOn };
     try {
       return await backend.capture(machine, request, out, signal);
     } finally {
-      if (goesOn && ownKernel && member) await this.#setClock(member);
-      if (goesOn && told) await this.#tell(member, 'after-resume');
+      // Where it failed before the machine was stopped, or without a word of it, too.
+      if (goesOn) onGoesOn();
+      await woken;
     }
   }
 

@@ -192,7 +192,7 @@ eachRuntime((rig) => {
     ['a manifest cut short', (path: string) => truncateSync(path, 50)],
     [
       'a manifest of another format',
-      (path: string) => edit(path, (text) => text.replace('"format": 1', '"format": 2')),
+      (path: string) => edit(path, (text) => text.replace('"format": 2', '"format": 3')),
     ],
     ['a manifest of another backend', (path: string) => edit(path, (text) => text.replace('"oci"', '"qemu"'))],
     ['a manifest without its image', (path: string) => edit(path, (text) => text.replace('"imageHash"', '"image"'))],

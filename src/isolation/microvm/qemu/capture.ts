@@ -44,6 +44,7 @@ export async function captureMachine(request: MachineCapture): Promise<Capture> 
     await mkdir(work, { recursive: true, mode: 0o700 });
     const { stoppedAtMs, pauseMs } = await copyInto(work, request);
     stopped = !goesOn;
+    if (goesOn) request.onGoesOn?.();
     if (memory) await takeState(machine.record.folder, join(work, OWN_FILES.state));
     const fault = await faultOfOverlay(join(work, DISK_FILES.overlay), request.shape);
     if (fault !== undefined) throw new CoppiceError('checkpoint_corrupt', `the VMM wrote an overlay that ${fault}`);
