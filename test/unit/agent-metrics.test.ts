@@ -15,7 +15,8 @@ SwapCached:       999 kB
 SReclaimable:      25 kB
 HugePages_Total:     0
 `;
-const stat = (all: string): string => `cpu  ${all} 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\ncpu1 1 1 1 1 1 1 1 1 0 0\nintr 5 1 2\nctxt 9\n`;
+const stat = (all: string): string =>
+  `cpu  ${all} 0 0\ncpu0 1 1 1 1 1 1 1 1 0 0\ncpu1 1 1 1 1 1 1 1 1 0 0\nintr 5 1 2\nctxt 9\n`;
 
 test('memory is what /proc says, and CPU use is of the time between two calls', async (t) => {
   const proc = await mkdtemp(join(tmpdir(), 'metrics-'));

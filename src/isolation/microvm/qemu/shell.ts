@@ -30,7 +30,7 @@ export interface QemuShell extends Shell {
 }
 
 /** The golden checkpoint under a checkpoint. */
-export function baseOf(checkpoint: Checkpoint): Checkpoint {
+function baseOf(checkpoint: Checkpoint): Checkpoint {
   if (checkpoint.manifest.memory === 'whole') return checkpoint;
   if (checkpoint.base) return checkpoint.base;
   throw new CoppiceError('checkpoint_corrupt', `checkpoint ${checkpoint.folder} lies on another, which is not there`);
