@@ -2,37 +2,22 @@
  * Rig: checkpoints. What capturing a sandbox and bringing it back takes through the whole service, by how much memory it has
  * written, beside floors measured in the same run. Clocks are in the result.
  */
-import { openHost } from '../../src/cli/host.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
-import type { Home } from '../../src/store/home.ts';
-import type { Log } from '../../src/telemetry/log.ts';
 import { type CheckpointFloors, measureFloors } from './checkpoint-floors.ts';
 import { measureMisses, measureSource, type SourceRows } from './checkpoint-verbs.ts';
-import { findTemplate } from './clones.ts';
 import { type Creates, measureCreates } from './creates.ts';
 import { type HotTierReturn, measureReturn } from './hot-tier-return.ts';
-import { describeHost } from './machine.ts';
 import { type RigService, withService } from './service.ts';
+import { openSubject, type RigOptions, type SubjectFacts } from './subject.ts';
 import { deleteSnapshot } from './verbs.ts';
 
-export interface CheckpointsRigOptions {
-  readonly home: Home;
-  readonly template: string;
+export interface CheckpointsRigOptions extends RigOptions {
   /** Rounds of every row but those of several forks, which have fewer. */
   readonly n: number;
-  readonly log: Log;
-  readonly signal: AbortSignal;
-  readonly onStage: (stage: string) => void;
 }
 
-export interface CheckpointsResult {
+export interface CheckpointsResult extends SubjectFacts {
   readonly rig: 'checkpoints';
-  readonly at: string;
-  readonly machine: ReturnType<typeof describeHost>;
-  readonly backend: string;
-  readonly accelerator: string;
-  readonly vmm: string;
-  readonly template: string;
   readonly guest_memory_mib: number;
   readonly clock: {
     readonly verbs: string;
@@ -63,10 +48,7 @@ const OVERHEAD_MIB = 128;
 
 export async function runCheckpointsRig(options: CheckpointsRigOptions): Promise<CheckpointsResult> {
   const { home, log, signal, n, onStage } = options;
-  const host = openHost(home, log);
-  const template = await findTemplate(host, options.template);
-  const backend = host.backends.of(template.isolation);
-  const probe = await backend.probe(signal);
+  const { host, template, backend, facts } = await openSubject(options);
   if (!backend.capabilities.memoryCheckpoint)
     throw new CoppiceError('bad_request', `template '${options.template}' makes machines whose memory stays in them`);
   const row = { template: options.template, n, signal };
@@ -125,12 +107,7 @@ export async function runCheckpointsRig(options: CheckpointsRigOptions): Promise
 
   return {
     rig: 'checkpoints',
-    at: new Date().toISOString(),
-    machine: describeHost(),
-    backend: backend.name,
-    accelerator: probe.accelerator,
-    vmm: probe.version,
-    template: options.template,
+    ...facts(),
     guest_memory_mib: template.shape.memoryMB,
     clock: {
       verbs:

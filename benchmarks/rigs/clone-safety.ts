@@ -4,41 +4,26 @@
  */
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { openHost } from '../../src/cli/host.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
 import type { Checkpoint } from '../../src/isolation/backend.ts';
-import type { Home } from '../../src/store/home.ts';
-import type { Log } from '../../src/telemetry/log.ts';
 import { searchFolder } from './checkpoint-secrets.ts';
 import { type Draw, draw, type Origin, prepareSource } from './clone-draw.ts';
 import { type Evidence, findHazards, sharedByDesign } from './clone-hazards.ts';
 import type { Hazard } from './clone-verdicts.ts';
 import { drawWaves, type Made, type WaveOptions, type Waves } from './clone-waves.ts';
-import { findTemplate } from './clones.ts';
-import { describeHost } from './machine.ts';
 import { type RigService, withService } from './service.ts';
 import { type Summary, summarize } from './statistics.ts';
+import { openSubject, type RigOptions, type SubjectFacts } from './subject.ts';
 import { deleteSnapshot, fork, takeSnapshot } from './verbs.ts';
 
-export interface CloneSafetyRigOptions {
-  readonly home: Home;
-  readonly template: string;
+export interface CloneSafetyRigOptions extends RigOptions {
   /** Sandboxes, a quarter of each origin. */
   readonly count: number;
-  readonly log: Log;
-  readonly signal: AbortSignal;
-  readonly onStage: (stage: string, fraction?: number) => void;
 }
 
-export interface CloneSafetyResult {
+export interface CloneSafetyResult extends SubjectFacts {
   readonly rig: 'clone-safety';
   readonly clock: string;
-  readonly at: string;
-  readonly machine: ReturnType<typeof describeHost>;
-  readonly backend: string;
-  readonly accelerator: string;
-  readonly vmm: string;
-  readonly template: string;
   readonly sandboxes: Readonly<Record<Exclude<Origin, 'source'>, number>>;
   /** How creates came by their machines, by origin; forks do not say. */
   readonly paths: Readonly<Record<string, Readonly<Record<string, number>>>>;
@@ -60,10 +45,7 @@ const FORKS = 50;
 
 export async function runCloneSafetyRig(options: CloneSafetyRigOptions): Promise<CloneSafetyResult> {
   const { home, log, signal, count, onStage } = options;
-  const host = openHost(home, log);
-  const template = await findTemplate(host, options.template);
-  const backend = host.backends.of(template.isolation);
-  const probe = await backend.probe(signal);
+  const { template, backend, facts } = await openSubject(options);
   if (!backend.capabilities.memoryCheckpoint)
     throw new CoppiceError('bad_request', `template '${options.template}' makes machines that share no memory image`);
   const python = template.languages.includes('python');
@@ -218,12 +200,7 @@ export async function runCloneSafetyRig(options: CloneSafetyRigOptions): Promise
   return {
     rig: 'clone-safety',
     clock: "clock skew: by how much the guest's time lies outside of the time that asking for it took; 0 when within",
-    at: new Date().toISOString(),
-    machine: describeHost(),
-    backend: backend.name,
-    accelerator: probe.accelerator,
-    vmm: probe.version,
-    template: options.template,
+    ...facts(),
     sandboxes: shares,
     paths: Object.fromEntries(waves.map(({ origin, made }) => [origin, pathsOf(made)])),
     largest_wave: Math.max(...Array.from(sizes.values(), ({ length }) => length)),

@@ -4,37 +4,23 @@
  * the floor measured in the same run: waking a parked clone to its agent's answer on the raw channel.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { openHost } from '../../src/cli/host.ts';
-import type { Home } from '../../src/store/home.ts';
-import type { Log } from '../../src/telemetry/log.ts';
-import { type CloneOptions, findTemplate, measureWake, withClones } from './clones.ts';
+import { type CloneOptions, measureWake, withClones } from './clones.ts';
 import { measureCreates } from './creates.ts';
-import { describeHost } from './machine.ts';
 import { memAvailableMiB } from './memory.ts';
 import { withService } from './service.ts';
 import { round, type Summary } from './statistics.ts';
+import { openSubject, type RigOptions, type SubjectFacts } from './subject.ts';
 
-export interface CreateRigOptions {
-  readonly home: Home;
-  readonly template: string;
+export interface CreateRigOptions extends RigOptions {
   /** Creates per row. */
   readonly n: number;
   /** Idle clones held for the memory and CPU rows. */
   readonly clones: number;
-  readonly log: Log;
-  readonly signal: AbortSignal;
-  readonly onStage: (stage: string) => void;
 }
 
-export interface CreateResult {
+export interface CreateResult extends SubjectFacts {
   readonly rig: 'create';
   readonly clock: string;
-  readonly at: string;
-  readonly machine: ReturnType<typeof describeHost>;
-  readonly backend: string;
-  readonly accelerator: string;
-  readonly vmm: string;
-  readonly template: string;
   readonly floor_sigcont_to_answer_ms: Summary;
   readonly hot_create_ms: Summary;
   /** The server's own stages of the hot creates, median each. */
@@ -59,10 +45,7 @@ const SETTLE_MS = 3_000;
 
 export async function runCreateRig(options: CreateRigOptions): Promise<CreateResult> {
   const { home, log, signal, n, onStage } = options;
-  const host = openHost(home, log);
-  const template = await findTemplate(host, options.template);
-  const backend = host.backends.of(template.isolation);
-  const probe = await backend.probe(signal);
+  const { host, template, facts } = await openSubject(options);
   const cloning: CloneOptions = { host, home, template, log, signal };
   onStage('the floor: waking parked clones');
   const floor = await measureWake(cloning, n);
@@ -81,12 +64,7 @@ export async function runCreateRig(options: CreateRigOptions): Promise<CreateRes
     rig: 'create',
     clock:
       'POST /v2/sandboxes sent to 201 received, c=1, each of a service at rest, keep-alive, loopback; the guest has answered before the 201',
-    at: new Date().toISOString(),
-    machine: describeHost(),
-    backend: backend.name,
-    accelerator: probe.accelerator,
-    vmm: probe.version,
-    template: options.template,
+    ...facts(),
     floor_sigcont_to_answer_ms: floor,
     hot_create_ms: hot.total,
     hot_stages_ms: hot.stages,

@@ -13,7 +13,7 @@ export interface Creates {
 /** Rounds that are not counted, in every row. */
 export const WARM_UP = 3;
 /** Before a miss: what the one before has left to do, and what is made ahead of the next, is done by then. */
-export const REST_MS = 800;
+const REST_MS = 800;
 /** A sandbox outlives its round by this much at most. */
 const TIMEOUT_SECONDS = 60;
 

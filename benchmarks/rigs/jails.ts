@@ -4,8 +4,6 @@
  */
 import { openHost } from '../../src/cli/host.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
-import type { Home } from '../../src/store/home.ts';
-import type { Log } from '../../src/telemetry/log.ts';
 import { findTemplate, measureWake } from './clones.ts';
 import { type Creates, measureCreates } from './creates.ts';
 import { type ForeignFloors, measureForeign } from './jail-floors.ts';
@@ -16,19 +14,15 @@ import { type Layers, layersOf, measureAgentLayers, measureServiceLayers } from 
 import { describeHost } from './machine.ts';
 import { withService } from './service.ts';
 import type { Summary } from './statistics.ts';
+import type { RigOptions } from './subject.ts';
 
-export interface JailsRigOptions {
-  readonly home: Home;
-  readonly template: string;
+export interface JailsRigOptions extends RigOptions {
   /** Rounds of every row. */
   readonly n: number;
   /** Jails held for the row of idle memory. */
   readonly idle: number;
   /** Jails at once; 0: that row is not measured. */
   readonly many: number;
-  readonly log: Log;
-  readonly signal: AbortSignal;
-  readonly onStage: (stage: string, fraction?: number) => void;
 }
 
 export interface JailsResult {

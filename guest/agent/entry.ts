@@ -76,7 +76,7 @@ const TYPE_LETTERS: ReadonlyMap<number, readonly [string, string]> = new Map([
 ]);
 
 /** As Go prints a mode: `-rw-r--r--`, `dtrwxrwxrwx`, `Lrwxrwxrwx`, `urwxr-xr-x`. */
-export function permissionsOf(mode: number): string {
+function permissionsOf(mode: number): string {
   const [before, after] = TYPE_LETTERS.get(mode & S_IFMT) ?? ['', ''];
   const setID = (mode & 0o4000 ? 'u' : '') + (mode & 0o2000 ? 'g' : '');
   const letters = before + setID + after + (mode & 0o1000 ? 't' : '');

@@ -5,7 +5,7 @@ import { AgentStream } from './stream.ts';
 import type { Transport, TransportEvents } from './transport.ts';
 import { Decoder, header } from './wire.ts';
 
-export const AGENT_VERSION = '1';
+const AGENT_VERSION = '1';
 
 /** Answers on the stream, or throws. */
 export type Operation = (request: AgentRequest, stream: AgentStream) => void | Promise<void>;

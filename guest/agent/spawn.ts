@@ -13,7 +13,7 @@ import { answer } from './session.ts';
 import type { AgentStream } from './stream.ts';
 import type { Account } from './users.ts';
 
-export const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
+const DEFAULT_PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 /** How long the exit of a process can still be asked for. */
 const REMEMBERED_MS = 30_000;
 const REMEMBERED = 1_024;

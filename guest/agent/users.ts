@@ -17,7 +17,7 @@ export interface Users {
   groupName(gid: number): string;
 }
 
-export const DEFAULT_USER = 'user';
+const DEFAULT_USER = 'user';
 
 /** `etc`: the folder that holds `passwd` and `group`. */
 export function readUsers(etc: string): Users {

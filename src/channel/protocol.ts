@@ -57,7 +57,6 @@ export const FRAME = {
   RESET: 8,
   WINDOW: 9,
 } as const;
-export type FrameType = (typeof FRAME)[keyof typeof FRAME];
 
 /** Byte flows within a stream. RAW: a file, a dialled port, stdin. */
 export const KIND = { RAW: 0, STDOUT: 1, STDERR: 2, PTY: 3 } as const;

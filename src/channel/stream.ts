@@ -38,7 +38,7 @@ const CREDIT_BATCH = INITIAL_WINDOW / 4;
 /** A frame is not cut smaller than this for want of credit. */
 const LEAST_PIECE = 4_096;
 /** A REPLY of one frame, for every operation but those whose answer holds a list. */
-export const SMALL_REPLY = MAX_PAYLOAD;
+const SMALL_REPLY = MAX_PAYLOAD;
 
 export class ChannelStream {
   readonly id: number;

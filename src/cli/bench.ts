@@ -1,9 +1,10 @@
 /** `coppice bench …`: runs a rig of benchmarks/rigs and keeps its result as JSON. */
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type CreateRigOptions, runCreateRig } from '../../benchmarks/rigs/create.ts';
+import { runCreateRig } from '../../benchmarks/rigs/create.ts';
 import { type JailsResult, runJailsRig } from '../../benchmarks/rigs/jails.ts';
 import type { Summary } from '../../benchmarks/rigs/statistics.ts';
+import type { RigOptions } from '../../benchmarks/rigs/subject.ts';
 import { openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
 import { holdServiceLock } from './lock.ts';
@@ -28,9 +29,7 @@ export interface BenchJailsOptions extends BenchOptions {
 }
 
 /** What every rig is given. */
-type Surroundings = Pick<CreateRigOptions, 'home' | 'log' | 'signal'> & {
-  readonly onStage: (stage: string, fraction?: number) => void;
-};
+type Surroundings = Omit<RigOptions, 'template'>;
 
 export const HEADER = ['MILLISECONDS', 'N', 'P50', 'P90', 'P95', 'P99', 'MAX'];
 

@@ -163,7 +163,7 @@ function watchCreates(found: (receipt: Record<string, number>) => void): () => v
 }
 
 /** `name;dur=1.2, other;dur=3` as milliseconds by name. */
-export function parseServerTiming(header: string): Record<string, number> {
+function parseServerTiming(header: string): Record<string, number> {
   const stages: Record<string, number> = {};
   for (const part of header.split(',')) {
     const match = /^\s*([\w-]+)\s*;(?:.*;)?\s*dur=([\d.]+)/.exec(part);

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { ControlStore } from './control-store.ts';
 import { readPrivately, writePrivately } from './private-file.ts';
 
-export const LOCAL_KEY_FILE = 'api-key';
+const LOCAL_KEY_FILE = 'api-key';
 
 /** Returns the local key; makes a new one if the file is missing or its key is not valid in this store. */
 export function ensureLocalKey(store: Pick<ControlStore, 'keys' | 'teams'>, home: string): string {

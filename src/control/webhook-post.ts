@@ -10,12 +10,12 @@ const ANSWER_MOST = 64 * 1024;
 const ERROR_CHARS = 200;
 
 /** E2B's own: SHA-256 of the secret and the body, in base64 without its padding. */
-export function e2bSignature(secret: string, body: string): string {
+function e2bSignature(secret: string, body: string): string {
   return createHash('sha256').update(secret).update(body).digest('base64').replace(/=+$/, '');
 }
 
 /** Of the body, keyed with the secret: `sha256=<hex>`. */
-export function hmacSignature(secret: string, body: string): string {
+function hmacSignature(secret: string, body: string): string {
   return `sha256=${createHmac('sha256', secret).update(body).digest('hex')}`;
 }
 

@@ -6,7 +6,7 @@ const DEFAULT_KEEPALIVE_SECONDS = 90;
 const MAX_KEEPALIVE_SECONDS = 3_600;
 
 /** ms between keepalives, from Keepalive-Ping-Interval (seconds). What cannot be read means the default. */
-export function keepaliveMs(header: Headers): number {
+function keepaliveMs(header: Headers): number {
   const wanted = header.get('Keepalive-Ping-Interval');
   const seconds = wanted !== null && /^\d{1,9}$/.test(wanted) ? Number(wanted) : DEFAULT_KEEPALIVE_SECONDS;
   return Math.min(Math.max(seconds, 1), MAX_KEEPALIVE_SECONDS) * 1_000;
@@ -56,7 +56,7 @@ export async function beforeAbort<T>(work: Promise<T>, signal: AbortSignal): Pro
 }
 
 /** deadline_exceeded when that is why; otherwise the caller is gone and the code is for nobody. */
-export function abortError(signal: AbortSignal): ConnectError {
+function abortError(signal: AbortSignal): ConnectError {
   const { reason } = signal;
   return reason instanceof ConnectError ? reason : new ConnectError('the caller left', Code.Canceled);
 }

@@ -22,7 +22,7 @@ export interface UploadLimits {
   readonly files: number;
 }
 
-export const UPLOAD_LIMITS: UploadLimits = { idleMs: 60_000, decodedBytes: 64 * 1024 ** 3, files: 10_000 };
+const UPLOAD_LIMITS: UploadLimits = { idleMs: 60_000, decodedBytes: 64 * 1024 ** 3, files: 10_000 };
 
 /** Parts written at once: one network chunk may hold hundreds of small ones, and each takes a stream of the channel. */
 const PARALLEL_WRITES = 8;

@@ -36,10 +36,6 @@ export function parseRange(text: string): Range | undefined {
   return { base, prefix };
 }
 
-export function formatRange(range: Range): string {
-  return `${formatAddress(range.base)}/${range.prefix}`;
-}
-
 export function contains(range: Range, address: number): boolean {
   return (address & mask(range.prefix)) >>> 0 === range.base;
 }

@@ -68,7 +68,7 @@ async function runTold(
 }
 
 /** The last of what was said. */
-export class Tail {
+class Tail {
   #bytes: Buffer = Buffer.alloc(0);
 
   add(bytes: Uint8Array): void {

@@ -141,7 +141,7 @@ export function noAccess(text: string): CoppiceError {
 }
 
 /** undefined: nothing came of the build, or nothing yet. */
-export function templateOf(row: BuildRow, owner: TemplateRow | undefined, folder: string): Template | undefined {
+function templateOf(row: BuildRow, owner: TemplateRow | undefined, folder: string): Template | undefined {
   const { result, templateID, buildID, teamID, name } = row;
   if (!result) return undefined;
   const { isolation, shape, languages, env, runtime } = result;

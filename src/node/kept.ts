@@ -6,8 +6,9 @@
  */
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
-import { copyFile, link, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { copyFile, link, mkdir, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { syncPath } from '../store/durable.ts';
 import type { Kept, MachineRow } from './rows.ts';
 
 /** A kill does not wait for the verb under way, which may be writing just there. */
@@ -73,7 +74,7 @@ export async function linkCheckpoint(from: string, to: string): Promise<void> {
     await rm(work, { recursive: true, force: true });
     throw error;
   }
-  await sync(join(to, '..'));
+  await syncPath(dirname(to));
 }
 
 async function linkOrCopy(from: string, to: string): Promise<void> {
@@ -82,7 +83,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EXDEV') throw error;
     await copyFile(from, to);
-    await sync(to);
+    await syncPath(to);
   }
 }
 
@@ -91,13 +92,4 @@ export async function bytesOf(folder: string): Promise<number> {
   let bytes = 0;
   for (const name of await readdir(folder)) bytes += (await stat(join(folder, name))).blocks * 512;
   return bytes;
-}
-
-async function sync(path: string): Promise<void> {
-  const handle = await open(path, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

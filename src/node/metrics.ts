@@ -41,7 +41,7 @@ interface Track {
   reading?: Promise<void> | undefined;
 }
 
-export const EVERY_MS = 5_000;
+const EVERY_MS = 5_000;
 /**
  * CPU seconds since the last reading after which a room is read again. An agent costs an emulated guest some ten milliseconds
  * to answer, and ten times that when it is asked for the first time: it is asked of who works, later of who worked a little,

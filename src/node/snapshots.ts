@@ -7,12 +7,13 @@
  * gone. Sandboxes need no file of a snapshot once they are made: what it shares, it shares with its golden checkpoint.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readdir, rm, statfs } from 'node:fs/promises';
+import { mkdir, readdir, rm, statfs } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CoppiceError } from '../contract/errors.ts';
 import type { ListSnapshotsQuery, ListSnapshotsResult, SnapshotView } from '../contract/node-api.ts';
 import type { Machine } from '../isolation/backend.ts';
 import type { Backends } from '../isolation/backends.ts';
+import { syncPath } from '../store/durable.ts';
 import type { Log } from '../telemetry/log.ts';
 import type { Captures } from './captures.ts';
 import { newTemplateID } from './identifiers.ts';
@@ -119,7 +120,7 @@ export class Snapshots {
       const ownBytes = how.machine
         ? await this.#capture(source, how.machine, out, { ...how, memory, signal: bounded })
         : await this.#copy(source, out);
-      await syncFolder(folder);
+      await syncPath(folder);
       bounded.throwIfAborted();
       row = rows.publish(buildID, ownBytes);
     } catch (error) {
@@ -339,15 +340,6 @@ function parseNewName(text: string): SnapshotName {
 
 function idOf({ templateID, alias, tag }: SnapshotRow): string {
   return `${alias ?? templateID}:${tag}`;
-}
-
-async function syncFolder(folder: string): Promise<void> {
-  const handle = await open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }
 
 async function demandRoom(folder: string): Promise<void> {

@@ -5,10 +5,11 @@
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { CoppiceError } from '../contract/errors.ts';
+import { syncPath } from '../store/durable.ts';
 import { type Lock, lock, tryLock } from './lock.ts';
 import { throwIfAborted } from './run.ts';
 
@@ -162,12 +163,12 @@ async function publish(
   for (const name of (await readdir(out)).toSorted()) {
     const path = join(out, name);
     files[name] = { bytes: (await stat(path)).size, sha256: await hashFile(path) };
-    await sync(path);
+    await syncPath(path);
   }
   const content = createHash('sha256').update(JSON.stringify(files)).digest('hex');
   const manifest: ArtifactManifest = { format: 1, kind, key, content, createdAtMs: Date.now(), files, notes };
   await writeFile(join(out, MANIFEST), `${JSON.stringify(manifest, null, 2)}\n`);
-  await sync(join(out, MANIFEST));
+  await syncPath(join(out, MANIFEST));
   const folder = join(root, `${kind}-${key}-${content.slice(0, KEY_DIGITS)}`);
   const same = await openArtifact(folder);
   if (same !== undefined) {
@@ -179,7 +180,7 @@ async function publish(
     await discard(root, folder);
     await rename(out, folder);
   }
-  await sync(root);
+  await syncPath(root);
   const published = await openArtifact(folder);
   if (published === undefined) throw new CoppiceError('internal', `${folder} is not whole after it was published`);
   return { ...published, cached: false };
@@ -200,13 +201,4 @@ async function discard(root: string, folder: string): Promise<void> {
 
 async function removeTree(path: string): Promise<void> {
   await rm(path, { recursive: true, force: true, maxRetries: 3 });
-}
-
-async function sync(path: string): Promise<void> {
-  const handle = await open(path, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

@@ -9,11 +9,12 @@
  * answered from memory: nothing here touches the disk when a sandbox is created.
  */
 import { randomUUID } from 'node:crypto';
-import { mkdir, open, readdir, readFile, rename, rm } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { dirname, join, relative, resolve } from 'node:path';
 import { CoppiceError } from '../contract/errors.ts';
 import { ISOLATIONS } from '../contract/node-api.ts';
 import type { Isolation, MachineImage, MachineShape } from '../isolation/backend.ts';
+import { syncPath } from '../store/durable.ts';
 import { type TemplateDefinition, templateIDOf } from './definitions.ts';
 import { imageFiles, mapImageFiles } from './image-files.ts';
 import { type Lock, lock, tryLock } from './lock.ts';
@@ -297,18 +298,8 @@ function own(tags: Readonly<Record<string, string>>, tag: string): string | unde
 /** Complete and on disk before it is seen under its name. */
 async function writeJson(path: string, value: unknown): Promise<void> {
   const temporary = `${path}.${randomUUID()}.tmp`;
-  const handle = await open(temporary, 'w', 0o644);
-  try {
-    await handle.writeFile(`${JSON.stringify(value, null, 2)}\n`);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
+  await writeFile(temporary, `${JSON.stringify(value, null, 2)}\n`, { mode: 0o644 });
+  await syncPath(temporary);
   await rename(temporary, path);
-  const folder = await open(dirname(path), 'r');
-  try {
-    await folder.sync();
-  } finally {
-    await folder.close();
-  }
+  await syncPath(dirname(path));
 }

@@ -111,7 +111,7 @@ export async function installPackages(
 }
 
 /** True when apt's lists on this host offer every package. */
-export async function haveCandidates(packages: readonly string[], signal?: AbortSignal): Promise<boolean> {
+async function haveCandidates(packages: readonly string[], signal?: AbortSignal): Promise<boolean> {
   const { stdout } = await run('apt-cache', ['policy', ...packages], { signal });
   const candidates = [...stdout.matchAll(/^\s+Candidate: (.*)$/gm)].filter((match) => match[1] !== '(none)');
   return candidates.length >= packages.length;

@@ -14,7 +14,7 @@ import { installPackages, missingPackages } from './packages.ts';
 import { run } from './run.ts';
 
 /** Changes when the same definition would give another filesystem. */
-export const ROOTFS_FORMAT = 2;
+const ROOTFS_FORMAT = 2;
 const LABEL = 'coppice-root';
 const CUSTOMIZE = fileURLToPath(new URL('customize.sh', import.meta.url));
 

@@ -6,6 +6,7 @@
 import { execFile } from 'node:child_process';
 import dns from 'node:dns';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { ConnectionOpts } from 'e2b';
@@ -30,39 +31,7 @@ export interface DomainAnswers {
   readonly dead: { readonly status: number; readonly text: string };
 }
 
-/** Answers `GET /` with what it was asked as, `GET /slow` in two parts, and WebSockets with what they say. */
-const SERVER = `
-import http.server, hashlib, base64, json, sys, time
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    def do_GET(self):
-        if self.headers.get('upgrade', '').lower() == 'websocket': return self.socket()
-        if self.path == '/slow': return self.slow()
-        body = json.dumps({'host': self.headers['host'], 'proto': self.headers['x-forwarded-proto']}).encode()
-        self.send_response(200); self.send_header('content-length', str(len(body))); self.end_headers(); self.wfile.write(body)
-    def slow(self):
-        self.send_response(200); self.send_header('transfer-encoding', 'chunked'); self.end_headers()
-        for line in (b'first', b'second'):
-            self.wfile.write(b'%x\\r\\n%s\\r\\n' % (len(line), line)); self.wfile.flush(); time.sleep(0.5)
-        self.wfile.write(b'0\\r\\n\\r\\n')
-    def socket(self):
-        key = self.headers['sec-websocket-key'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
-        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-        self.send_response(101)
-        for name, value in (('upgrade', 'websocket'), ('connection', 'Upgrade'), ('sec-websocket-accept', accept)): self.send_header(name, value)
-        self.end_headers(); self.wfile.flush()
-        while True:
-            kind, length = self.rfile.read(2)
-            length &= 127
-            mask = self.rfile.read(4)
-            said = bytes(byte ^ mask[n % 4] for n, byte in enumerate(self.rfile.read(length)))
-            self.wfile.write(bytes((kind, length)) + said); self.wfile.flush()
-            if kind & 15 == 8: break
-        self.close_connection = True
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Handler).serve_forever()
-`;
-
+const SERVER = new URL('port-server.py', import.meta.url);
 const BROWSER = { 'User-Agent': 'Mozilla/5.0 (X11)', Accept: 'text/html,*/*' };
 
 async function visit(template: string, port: number): Promise<DomainAnswers> {
@@ -78,7 +47,7 @@ async function visit(template: string, port: number): Promise<DomainAnswers> {
     const downloadUrl = await sandbox.downloadUrl('note.txt');
     const file = await (await fetch(downloadUrl)).text();
 
-    await sandbox.files.write('server.py', SERVER);
+    await sandbox.files.write('server.py', await readFile(SERVER, 'utf8'));
     await sandbox.commands.run(`exec python3 server.py ${port}`, { background: true, timeoutMs: 0 });
     const host = sandbox.getHost(port);
     const served = (await (await whenServed(`https://${host}/`)).json()) as DomainAnswers['served'];

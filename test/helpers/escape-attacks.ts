@@ -28,7 +28,7 @@ export interface Bait {
 }
 
 /** Run before each row. `call` is syscall(2) by name; bytes and buffers are passed by address. */
-export function prelude(bait: Bait): string {
+function prelude(bait: Bait): string {
   const numbers = Object.fromEntries(SYSCALLS[process.arch as Architecture].numbers);
   return `
 import ctypes, errno, fcntl, json, os, resource, signal, socket, stat, struct, sys, time

@@ -71,7 +71,7 @@ const CAPTURE_RECEIPT: Receipt = {
 };
 const RESUME_RECEIPT: Receipt = { verb: 'resume', path: 'shell', totalMs: 3, stages: [{ name: 'restore', ms: 2 }] };
 
-export function fakeTemplate(alias: string, index = 0, isolation: Isolation = 'microvm'): TemplateView {
+function fakeTemplate(alias: string, index = 0, isolation: Isolation = 'microvm'): TemplateView {
   const id = Buffer.from(alias).toString('hex').padEnd(20, '0').slice(0, 20);
   return {
     templateID: id,

@@ -7,8 +7,8 @@ import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { type KernelSpec, type KernelSpecs, kernelSpecs } from '../../src/envd/interpreter/index.ts';
 
-export const PROGRAM = fileURLToPath(new URL('../../guest/interpreter/main.py', import.meta.url));
-export const PYTHON = '/usr/bin/python3';
+const PROGRAM = fileURLToPath(new URL('../../guest/interpreter/main.py', import.meta.url));
+const PYTHON = '/usr/bin/python3';
 export const KERNELS: KernelSpecs = { python: { cmd: PYTHON, args: [PROGRAM], warmArgs: ['--warm'] } };
 
 /** Every language, as its program runs on this host. */

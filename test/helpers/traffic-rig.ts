@@ -22,7 +22,7 @@ import { silentLog } from '../../src/telemetry/log.ts';
 
 export const ID = 'i0123456789abcdefghij';
 
-export function agentSocket(socket: Socket): AgentSocket {
+function agentSocket(socket: Socket): AgentSocket {
   socket.on('error', () => {});
   return {
     input: socket,

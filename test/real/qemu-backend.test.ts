@@ -7,43 +7,22 @@ import { execFile, spawn } from 'node:child_process';
 import { chmod, copyFile, mkdir, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { Duplex } from 'node:stream';
 import test, { after, afterEach, before } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import type { Checkpoint, Machine, MachineImage } from '../../src/isolation/backend.ts';
-import { createQemuBackend, type QemuBackend } from '../../src/isolation/microvm/qemu/driver.ts';
+import type { QemuBackend } from '../../src/isolation/microvm/qemu/driver.ts';
 import { readProcess } from '../../src/isolation/process-table.ts';
-import { silentLog } from '../../src/telemetry/log.ts';
+import { ask, newBackend, SHAPE } from '../helpers/qemu-rig.ts';
 import { tinyImage } from '../helpers/tiny-image.ts';
+import { until } from '../helpers/until.ts';
 
 const run = promisify(execFile);
-const SHAPE = { cpuCount: 1, memoryMB: 128, diskSizeMB: 256 };
 let home: string;
 let machines: string;
 let image: MachineImage;
 let backend: QemuBackend;
 let golden: Checkpoint;
-
-async function ask(channel: Duplex, line: string): Promise<string> {
-  channel.write(`${line}\n`);
-  let text = '';
-  for await (const chunk of channel.iterator({ destroyOnReturn: false })) {
-    text += chunk;
-    if (text.includes('\n')) break;
-  }
-  return text.trim();
-}
-
-async function newBackend(): Promise<QemuBackend> {
-  return createQemuBackend({
-    log: silentLog,
-    home: { probeFile: join(home, 'probe.json') },
-    rootless: false,
-    kvm: 'off',
-    kernel: async () => image.kernel,
-  });
-}
 
 async function spec(id: string) {
   const folder = join(machines, id);
@@ -55,20 +34,12 @@ async function clone(id: string): Promise<Machine> {
   return backend.clone(golden, image, await spec(id));
 }
 
-async function until(what: string, condition: () => Promise<boolean> | boolean, deadlineMs = 20_000): Promise<void> {
-  const end = Date.now() + deadlineMs;
-  while (!(await condition())) {
-    if (Date.now() > end) throw new Error(`not in ${deadlineMs} ms: ${what}`);
-    await sleep(20);
-  }
-}
-
 before(async () => {
   home = await mkdtemp(join(tmpdir(), 'cpq-'));
   await chmod(home, 0o755);
   machines = join(home, 'machines');
   image = await tinyImage(join(home, 'image'));
-  backend = await newBackend();
+  backend = newBackend(home, image);
   golden = await backend.makeGolden(
     image,
     await spec('golden'),
@@ -102,7 +73,7 @@ test('the golden checkpoint is whole, immutable, and leaves nothing else behind'
 
 test('a second backend finds the result of the self-test in its file', async () => {
   const start = performance.now();
-  const probe = await (await newBackend()).probe();
+  const probe = await newBackend(home, image).probe();
   assert.equal(probe.usable, true);
   assert.equal(probe.accelerator, 'tcg');
   assert.ok(probe.referenceBootSeconds! > 0);

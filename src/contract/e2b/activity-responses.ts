@@ -19,7 +19,7 @@ export const sandboxMetric = z.strictObject({
 
 export const latestMetrics = z.strictObject({ sandboxes: z.record(z.string(), sandboxMetric) });
 
-export const sandboxLogEntry = z.strictObject({
+const sandboxLogEntry = z.strictObject({
   timestamp: instant,
   level: z.enum(LOG_LEVELS),
   message: z.string(),

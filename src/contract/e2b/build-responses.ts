@@ -16,7 +16,7 @@ export const templateBuildTicket = z.strictObject({
 
 export const buildFileLink = z.strictObject({ present: z.boolean(), url: z.url() });
 
-export const buildLogEntry = z.strictObject({
+const buildLogEntry = z.strictObject({
   timestamp: instant,
   message: z.string(),
   level: z.enum(LOG_LEVELS),

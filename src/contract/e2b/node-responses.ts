@@ -48,7 +48,6 @@ export const adminKillResult = z.strictObject({ killedCount: count, failedCount:
 /** Team to how many of its sandboxes run; a team of which none does is not in it. */
 export const runningCounts = z.record(z.uuid(), z.int().min(1));
 
-export type NodeStatusName = z.infer<typeof nodeStatus>;
 export type NodeInfo = z.infer<typeof node>;
 export type NodeDetail = z.infer<typeof nodeDetail>;
 export type AdminKillResult = z.infer<typeof adminKillResult>;

@@ -53,7 +53,7 @@ function page(refusal: Refusal): string {
 }
 
 /** A browser that did not ask for JSON. */
-export function wantsPage(headers: IncomingHttpHeaders): boolean {
+function wantsPage(headers: IncomingHttpHeaders): boolean {
   return (
     (headers['user-agent'] ?? '').toLowerCase().includes('mozilla') &&
     !(headers.accept ?? '').toLowerCase().includes('application/json')

@@ -25,7 +25,7 @@ export interface ForwardOptions {
 const MAX_INTERIM = 16;
 
 /** The far side answered with something that cannot be passed on. */
-export class BadAnswerError extends Error {
+class BadAnswerError extends Error {
   override readonly name = 'BadAnswerError';
 }
 

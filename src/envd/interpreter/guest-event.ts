@@ -1,7 +1,7 @@
 /** Events of the program in the guest, judged one by one: what does not have the right shape is nothing. */
 
 /** Fields of a result that are text, by E2B's names. */
-export const TEXT_FIELDS = ['text', 'html', 'markdown', 'svg', 'png', 'jpeg', 'pdf', 'latex', 'javascript'] as const;
+const TEXT_FIELDS = ['text', 'html', 'markdown', 'svg', 'png', 'jpeg', 'pdf', 'latex', 'javascript'] as const;
 export type TextField = (typeof TEXT_FIELDS)[number];
 const VALUE_FIELDS = ['json', 'data', 'chart', 'extra'] as const;
 type ValueField = (typeof VALUE_FIELDS)[number];

@@ -1,6 +1,6 @@
 /** Lines out of chunks of bytes, none longer than a limit. */
 
-export class LineTooLong extends Error {
+class LineTooLong extends Error {
   override readonly name = 'LineTooLong';
 }
 

@@ -6,7 +6,7 @@ import { type AgentClient, AgentError, type AgentSocket } from '../../channel/ag
 import { SocketDuplex } from './socket-duplex.ts';
 
 /** Milliseconds for which a closed port is tried again: a server that was started just now needs them to bind. */
-export const OPEN_BUDGET_MS = 1_000;
+const OPEN_BUDGET_MS = 1_000;
 const FIRST_WAIT_MS = 20;
 const LONGEST_WAIT_MS = 200;
 /** Milliseconds for one dial: a guest that answers neither yes nor no. */

@@ -7,6 +7,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import { mkdir, open, readdir, rename, rm, stat, utimes } from 'node:fs/promises';
 import { join } from 'node:path';
 import { CoppiceError } from '../../contract/errors.ts';
+import { syncPath } from '../../store/durable.ts';
 import { lock } from '../lock.ts';
 import { throwIfAborted } from '../run.ts';
 import { type Descriptor, hexOf, verified } from './digest.ts';
@@ -149,12 +150,7 @@ async function touch(path: string, size: number): Promise<boolean> {
 /** Out of the work folder, to stay. */
 async function settle(file: string, path: string, folder: string): Promise<void> {
   await rename(file, path);
-  const handle = await open(folder, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
+  await syncPath(folder);
 }
 
 async function* counted(

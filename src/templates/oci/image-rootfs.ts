@@ -17,7 +17,7 @@ import { fetchLayers, type ResolvedImage, resolveImage } from './pull.ts';
 import { unpackImage } from './unpack.ts';
 
 /** Changes when the same image would give another filesystem. */
-export const IMAGE_ROOTFS_FORMAT = 1;
+const IMAGE_ROOTFS_FORMAT = 1;
 const LABEL = 'coppice-root';
 
 export interface ImageRootfs {

@@ -45,7 +45,7 @@ export function parseRegistryCredentials(input: unknown): RegistryCredentials {
   return { username: given.username, password: given.password };
 }
 
-export function basicAuthorization({ username, password }: RegistryCredentials): string {
+function basicAuthorization({ username, password }: RegistryCredentials): string {
   return `Basic ${Buffer.from(`${username}:${password}`).toString('base64')}`;
 }
 

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Sandbox } from 'e2b';
@@ -9,6 +10,7 @@ import { eventually, start } from '../support/asks.ts';
 import type { Behaviour } from '../support/behaviour.ts';
 
 const PORT = 8123;
+const SERVER = new URL('../../helpers/port-server.py', import.meta.url);
 
 const urlOf = (service: TestService, sandbox: Sandbox, path: string): string =>
   `${service.url}/sandbox/${sandbox.sandboxId}/${PORT}${path}`;
@@ -25,43 +27,9 @@ const served = (url: string): Promise<unknown> =>
     (status) => status !== 502,
   );
 
-/** Answers `POST /echo` with the body, `GET /slow` with two lines half a second apart, and WebSockets with what they say. */
-const SERVER = `
-import http.server, hashlib, base64, time, struct
-class Handler(http.server.BaseHTTPRequestHandler):
-    protocol_version = 'HTTP/1.1'
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers['content-length']))
-        self.send_response(201); self.send_header('x-method', self.command); self.send_header('x-asked', self.headers.get('x-ask', ''))
-        self.send_header('content-length', str(len(body))); self.end_headers(); self.wfile.write(body)
-    def do_GET(self):
-        if self.headers.get('upgrade', '').lower() == 'websocket': return self.socket()
-        if self.path != '/slow': return self.send_error(404)
-        self.send_response(200); self.send_header('transfer-encoding', 'chunked'); self.end_headers()
-        for line in (b'first', b'second'):
-            self.wfile.write(b'%x\\r\\n%s\\r\\n' % (len(line), line)); self.wfile.flush(); time.sleep(0.7)
-        self.wfile.write(b'0\\r\\n\\r\\n')
-    def socket(self):
-        key = self.headers['sec-websocket-key'] + '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
-        accept = base64.b64encode(hashlib.sha1(key.encode()).digest()).decode()
-        self.send_response(101)
-        for name, value in (('upgrade', 'websocket'), ('connection', 'Upgrade'), ('sec-websocket-accept', accept)): self.send_header(name, value)
-        self.end_headers(); self.wfile.flush()
-        while True:
-            kind, length = self.rfile.read(2)
-            length &= 127
-            mask = self.rfile.read(4)
-            said = bytes(byte ^ mask[n % 4] for n, byte in enumerate(self.rfile.read(length)))
-            self.wfile.write(bytes((kind, length)) + said); self.wfile.flush()
-            if kind & 15 == 8: break
-        self.close_connection = True
-    def log_message(self, *_): pass
-http.server.ThreadingHTTPServer(('127.0.0.1', ${PORT}), Handler).serve_forever()
-`;
-
 async function serve(sandbox: Sandbox, service: TestService): Promise<void> {
-  await sandbox.files.write('server.py', SERVER);
-  await start(sandbox, 'exec python3 server.py');
+  await sandbox.files.write('server.py', await readFile(SERVER, 'utf8'));
+  await start(sandbox, `exec python3 server.py ${PORT}`);
   await served(urlOf(service, sandbox, '/'));
 }
 

@@ -5,13 +5,14 @@ import { existsSync } from 'node:fs';
 import { chmod, mkdir, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
+import { syncPath } from '../../../store/durable.ts';
 import type { Log } from '../../../telemetry/log.ts';
 import type { Capture, CaptureRequest, Checkpoint, MachineImage, MachineShape } from '../../backend.ts';
 import { hashBlocks } from '../../block-hash.ts';
 import { clearCapture, removeNote, writeNote } from './capture-note.ts';
 import type { Keeper } from './keeper.ts';
 import type { Jail } from './machine.ts';
-import { manifestOf, publish, syncPath } from './manifest.ts';
+import { manifestOf, publish } from './manifest.ts';
 import { GOLDEN_LAYER, LAYER_FILE } from './names.ts';
 import { stopOn } from './sparse-copy.ts';
 

@@ -5,7 +5,7 @@ import type { CgroupLimits } from '../../cgroup.ts';
 /** Host users that each jail has: a whole 16-bit range, as programs inside expect. */
 export const UIDS_EACH = 65_536;
 /** Where the agent drive is in every sandbox. */
-export const DRIVE = '/run/coppice/drive';
+const DRIVE = '/run/coppice/drive';
 const BUSYBOX = `${DRIVE}/bin/busybox`;
 
 /**

@@ -2,12 +2,14 @@
  * manifest.json of what jails are made from. There is no memory to keep: of a template it says only what its jails are made
  * of, of a captured disk it has the layer that they begin with.
  */
-import { mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { z } from 'zod';
 import { CoppiceError } from '../../../contract/errors.ts';
+import { syncPath } from '../../../store/durable.ts';
 import type { Checkpoint, CheckpointManifest, MachineImage, MachineShape } from '../../backend.ts';
 import { hasHash, hashBlocks } from '../../block-hash.ts';
+import { publishFolder } from '../../publish.ts';
 import { BACKEND_NAME, GOLDEN_LAYER } from './names.ts';
 
 const MANIFEST_FILE = 'manifest.json';
@@ -59,30 +61,10 @@ export async function writeManifest(out: string, image: MachineImage, shape: Mac
 
 /** Writes the manifest beside what is in `work` and publishes it whole at `out`, by one rename. */
 export async function publish(work: string, out: string, content: CheckpointManifest): Promise<Checkpoint> {
-  const handle = await open(join(work, MANIFEST_FILE), 'w');
-  try {
-    await handle.writeFile(`${JSON.stringify(content, null, 2)}\n`);
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await syncPath(work);
-  await rename(work, out).catch((cause: NodeJS.ErrnoException) => {
-    if (!['ENOTEMPTY', 'EEXIST', 'ENOTDIR'].includes(cause.code ?? '')) throw cause;
-    throw new CoppiceError('conflict', `there is a checkpoint already at ${out}`, { cause });
-  });
-  await syncPath(dirname(out));
+  await writeFile(join(work, MANIFEST_FILE), `${JSON.stringify(content, null, 2)}\n`);
+  await syncPath(join(work, MANIFEST_FILE));
+  await publishFolder(work, out);
   return { folder: out, manifest: content };
-}
-
-/** Makes what was written to a file or folder last through a crash of the host. */
-export async function syncPath(path: string): Promise<void> {
-  const handle = await open(path, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }
 
 /** checkpoint_corrupt with the file and the reason. The hash is compared when `verify`. */

@@ -10,7 +10,7 @@
  */
 
 /** Linux errnos, the same on both architectures. */
-export const ERRNO = {
+const ERRNO = {
   EPERM: 1,
   ENOSYS: 38,
   EPROTONOSUPPORT: 93,

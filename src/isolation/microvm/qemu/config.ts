@@ -8,7 +8,7 @@ import type { MachineNetwork, MachineShape } from '../../backend.ts';
 export type Accelerator = 'kvm' | 'tcg';
 
 /** Name of the guest's port, in /sys/class/virtio-ports/<port>/name. */
-export const CHANNEL_PORT = 'coppice.channel';
+const CHANNEL_PORT = 'coppice.channel';
 export const QMP_SOCKET = 'qmp.sock';
 export const CHANNEL_SOCKET = 'channel.sock';
 /** Locally administered and the same in every clone: each machine is alone on its link. */

@@ -31,7 +31,8 @@ import { checkFolder } from './launch.ts';
 import { BACKEND_NAME, createMachine, type QemuMachine } from './machine.ts';
 import { checkHost, readCheckpoint } from './manifest.ts';
 import { probeHost, type QemuProbe } from './probe.ts';
-import { aborted, makeClone, makeShell, type QemuShell, type ShellRequest } from './shell.ts';
+import { aborted, makeClone, makeShell, type QemuShell } from './shell.ts';
+import type { StartRequest } from './start.ts';
 
 export interface QemuBackendOptions {
   readonly log: Log;
@@ -127,17 +128,20 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
     return machine;
   };
 
+  /** `checkpoint`: what it is to be made of, if of any. */
   const requestOf = async (
-    checkpoint: Checkpoint,
     image: MachineImage,
     spec: MachineSpec,
     signal: AbortSignal | undefined,
-  ): Promise<ShellRequest> => {
+    checkpoint?: Checkpoint,
+  ): Promise<StartRequest> => {
     checkSpec(spec);
     const uid = uidOf(spec);
     const probe = await ensureProbe(image.kernel, signal);
-    checkHost(checkpoint, probe);
-    checkFit(checkpoint, image, spec.shape);
+    if (checkpoint) {
+      checkHost(checkpoint, probe);
+      checkFit(checkpoint, image, spec.shape);
+    }
     return { log, emulator, probe, cgroups: await cgroupsOf(dirname(spec.folder)), image, spec, uid, signal };
   };
 
@@ -165,23 +169,8 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
     },
 
     async makeGolden(image, spec, out, warm, { signal, onProgress }) {
-      checkSpec(spec);
-      const uid = uidOf(spec);
       onProgress?.('testing the host');
-      const probe = await ensureProbe(image.kernel, signal);
-      return makeGolden({
-        log,
-        emulator,
-        probe,
-        cgroups: await cgroupsOf(dirname(spec.folder)),
-        image,
-        spec,
-        uid,
-        out,
-        warm,
-        signal,
-        onProgress,
-      });
+      return makeGolden({ ...(await requestOf(image, spec, signal)), out, warm, onProgress });
     },
 
     async openCheckpoint(folder, options = {}) {
@@ -192,13 +181,13 @@ export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
     },
 
     async clone(checkpoint, image, spec, signal) {
-      return known(await makeClone(checkpoint, await requestOf(checkpoint, image, spec, signal)));
+      return known(await makeClone(checkpoint, await requestOf(image, spec, signal, checkpoint)));
     },
 
     async prepare(base, image, spec, signal) {
       if (base.manifest.memory !== 'whole')
         throw new CoppiceError('bad_request', 'a shell is made for a golden checkpoint');
-      const shell = await makeShell(base, await requestOf(base, image, spec, signal));
+      const shell = await makeShell(base, await requestOf(image, spec, signal, base));
       return {
         ...shell,
         async restore(checkpoint, restoring) {

@@ -6,17 +6,14 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
-import type { Log } from '../../../telemetry/log.ts';
-import type { Checkpoint, Machine, MachineImage, MachineSpec } from '../../backend.ts';
-import type { Cgroups } from '../../cgroup.ts';
+import type { Checkpoint, Machine } from '../../backend.ts';
 import { emptyOverlay } from '../qcow2.ts';
 import { saveState, takeState } from './device-state.ts';
-import { checkFolder, type Launched, launch } from './launch.ts';
+import { checkFolder, type Launched } from './launch.ts';
 import { machineLimits } from './limits.ts';
-import { createMachine } from './machine.ts';
 import { GOLDEN_FILES } from './manifest.ts';
-import type { QemuProbe } from './probe.ts';
 import { PARTIAL_PREFIX, publish, seal } from './publish.ts';
+import { type StartRequest, startMachine } from './start.ts';
 
 const run = promisify(execFile);
 /** The warm-up may take this many times the reference boot: it starts interpreters, which under TCG is most of it. */
@@ -27,17 +24,9 @@ const CONSOLE_CHARACTERS_IN_ERROR = 4_000;
 /** For the end of a process to be noticed after its sockets broke. */
 const SETTLE_MS = 200;
 
-export interface GoldenRequest {
-  readonly log: Log;
-  readonly emulator: string;
-  readonly probe: QemuProbe;
-  readonly cgroups: Cgroups;
-  readonly image: MachineImage;
-  readonly spec: MachineSpec;
-  readonly uid: number | undefined;
+export interface GoldenRequest extends StartRequest {
   readonly out: string;
   readonly warm: (machine: Machine, signal: AbortSignal) => Promise<void>;
-  readonly signal?: AbortSignal | undefined;
   readonly onProgress?: ((stage: string) => void) | undefined;
 }
 
@@ -76,21 +65,9 @@ async function captureInto(work: string, request: GoldenRequest) {
   let machine: Machine | undefined;
   let launched: Launched | undefined;
   try {
-    launched = launch({
-      emulator: request.emulator,
-      host: probe,
-      id: spec.id,
-      folder: spec.folder,
-      shape,
-      role: { kind: 'boot', kernel: image.kernel, initrd: image.initrd, layer: path('layer') },
-      memory: path('memory'),
-      rootfs: image.rootfs,
-      agentDrive: image.agentDrive,
-      network: spec.network,
-      uid: request.uid,
-    });
+    const role = { kind: 'boot', kernel: image.kernel, initrd: image.initrd, layer: path('layer') } as const;
+    ({ launched, machine } = startMachine(request, role, path('memory')));
     const { identity, exited, qmp } = launched;
-    machine = createMachine({ log, id: spec.id, folder: spec.folder, identity, exited, cgroups: request.cgroups });
     await request.cgroups.add(spec.id, identity.pid);
     await qmp.greeting;
     onProgress?.('warming up');

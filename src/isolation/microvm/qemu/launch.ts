@@ -110,7 +110,7 @@ export function launch(config: LaunchConfig): Launched {
 }
 
 /** Reads streams for ever and keeps what came last. */
-export function keepTail(streams: readonly Readable[]): () => string {
+function keepTail(streams: readonly Readable[]): () => string {
   let kept: Buffer = Buffer.alloc(0);
   for (const stream of streams) {
     stream.on('data', (chunk: Buffer) => {

@@ -215,7 +215,7 @@ async function writeProbe(file: string, probe: QemuProbe): Promise<void> {
   await rename(partial, file);
 }
 
-export async function sha256File(path: string, signal?: AbortSignal): Promise<string> {
+async function sha256File(path: string, signal?: AbortSignal): Promise<string> {
   const hash = createHash('sha256');
   for await (const chunk of createReadStream(path, { highWaterMark: 1_048_576, signal })) hash.update(chunk as Buffer);
   return hash.digest('hex');

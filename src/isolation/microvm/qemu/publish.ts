@@ -1,8 +1,9 @@
 /** How a checkpoint comes into being on disk: files that last, a manifest that says what they are, one rename. */
-import { chmod, open, rename, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
-import { CoppiceError } from '../../../contract/errors.ts';
+import { chmod, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { syncPath } from '../../../store/durable.ts';
 import type { Checkpoint, CheckpointManifest } from '../../backend.ts';
+import { publishFolder } from '../../publish.ts';
 import { type About, describe, MANIFEST_FILE } from './manifest.ts';
 
 /** Begins the name of a folder that is to become a checkpoint. */
@@ -13,11 +14,11 @@ const MEMORY_MODE = process.getuid?.() === 0 ? 0o444 : 0o644;
 
 /** Writes the manifest of the files in `work`, all of which may only be read from then on. */
 export async function seal(work: string, about: About, signal?: AbortSignal): Promise<CheckpointManifest> {
-  for (const name of about.files) {
+  const settle = async (name: string): Promise<void> => {
     await chmod(join(work, name), name === 'memory' ? MEMORY_MODE : 0o444);
     await syncPath(join(work, name));
-  }
-  const manifest = await describe(work, about, signal);
+  };
+  const [manifest] = await Promise.all([describe(work, about, signal), ...about.files.map(settle)]);
   await writeFile(join(work, MANIFEST_FILE), `${JSON.stringify(manifest, undefined, 2)}\n`, { mode: 0o444 });
   await syncPath(join(work, MANIFEST_FILE));
   return manifest;
@@ -25,22 +26,6 @@ export async function seal(work: string, about: About, signal?: AbortSignal): Pr
 
 /** Publishes a sealed folder at `out`. `conflict`: there is one. */
 export async function publish(work: string, out: string, manifest: CheckpointManifest): Promise<Checkpoint> {
-  await syncPath(work);
-  await rename(work, out).catch((cause: NodeJS.ErrnoException) => {
-    if (cause.code === 'ENOTEMPTY' || cause.code === 'EEXIST' || cause.code === 'ENOTDIR')
-      throw new CoppiceError('conflict', `a checkpoint is already at ${out}`, { cause });
-    throw cause;
-  });
-  await syncPath(dirname(out));
+  await publishFolder(work, out);
   return { folder: out, manifest };
-}
-
-/** Makes what was written to a file or folder last through a crash of the host. */
-async function syncPath(path: string): Promise<void> {
-  const handle = await open(path, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

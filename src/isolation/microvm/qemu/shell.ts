@@ -6,50 +6,38 @@ import { constants } from 'node:fs';
 import { chmod, copyFile, open } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { CoppiceError, isCoppiceError } from '../../../contract/errors.ts';
-import type { Log } from '../../../telemetry/log.ts';
 import type { Checkpoint, MachineImage, MachineSpec, Shell } from '../../backend.ts';
 import type { Cgroups } from '../../cgroup.ts';
 import { openPageFile } from '../page-file.ts';
 import { sweep } from './census.ts';
 import type { MachineRole } from './config.ts';
 import { giveState } from './device-state.ts';
-import { type Launched, LOG_FILE, launch, OVERLAY_FILE, RESTORE_URI } from './launch.ts';
+import { type Launched, LOG_FILE, OVERLAY_FILE, RESTORE_URI } from './launch.ts';
 import { machineLimits } from './limits.ts';
-import { createMachine, type QemuMachine } from './machine.ts';
+import type { QemuMachine } from './machine.ts';
 import { checkOwnData, DISK_FILES, faultOfOverlay, GOLDEN_FILES, OWN_FILES } from './manifest.ts';
 import { openGuestMemory } from './own-pages.ts';
-import type { QemuProbe } from './probe.ts';
 import type { QmpEvent } from './qmp.ts';
+import { type StartRequest, startMachine } from './start.ts';
 
 /** Hundreds may start at once on few cores. */
 const RESTORE_DEADLINE_MS = 60_000;
 /** What a caller can do something about; all else is a start that failed. */
 const TOLD_AS_THEY_ARE = ['aborted', 'checkpoint_corrupt', 'conflict'] as const;
 
-export interface ShellRequest {
-  readonly log: Log;
-  readonly emulator: string;
-  readonly probe: QemuProbe;
-  readonly cgroups: Cgroups;
-  readonly image: MachineImage;
-  readonly spec: MachineSpec;
-  readonly uid: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
-
 export interface QemuShell extends Shell {
   restore(checkpoint: Checkpoint, signal?: AbortSignal): Promise<QemuMachine>;
 }
 
 /** The golden checkpoint under a checkpoint. */
-export function baseOf(checkpoint: Checkpoint): Checkpoint {
+function baseOf(checkpoint: Checkpoint): Checkpoint {
   if (checkpoint.manifest.memory === 'whole') return checkpoint;
   if (checkpoint.base) return checkpoint.base;
   throw new CoppiceError('checkpoint_corrupt', `checkpoint ${checkpoint.folder} lies on another, which is not there`);
 }
 
 /** A shell for a golden checkpoint. On failure nothing is left behind. */
-export async function makeShell(base: Checkpoint, request: ShellRequest): Promise<QemuShell> {
+export async function makeShell(base: Checkpoint, request: StartRequest): Promise<QemuShell> {
   const making = begin(base, request);
   let given = false;
   await making.attempt(async () => {
@@ -73,7 +61,7 @@ export async function makeShell(base: Checkpoint, request: ShellRequest): Promis
 }
 
 /** A machine of any checkpoint. On failure nothing is left behind. */
-export async function makeClone(checkpoint: Checkpoint, request: ShellRequest): Promise<QemuMachine> {
+export async function makeClone(checkpoint: Checkpoint, request: StartRequest): Promise<QemuMachine> {
   const making = begin(checkpoint, request);
   return making.attempt(async () => {
     await making.start();
@@ -100,7 +88,7 @@ interface Making {
 }
 
 /** @param placed what its files are of when the VMM opens them. */
-function begin(placed: Checkpoint, request: ShellRequest): Making {
+function begin(placed: Checkpoint, request: StartRequest): Making {
   const { spec, cgroups, log, image } = request;
   const base = baseOf(placed);
   let since = performance.now();
@@ -175,21 +163,8 @@ function begin(placed: Checkpoint, request: ShellRequest): Making {
       ]);
       request.signal?.throwIfAborted();
       mark('prepared');
-      launched = launch({
-        emulator: request.emulator,
-        host: request.probe,
-        id: spec.id,
-        folder: spec.folder,
-        shape: spec.shape,
-        role: roleOf(placed, base, image, spec),
-        memory: join(base.folder, GOLDEN_FILES.memory),
-        rootfs: image.rootfs,
-        agentDrive: image.agentDrive,
-        network: spec.network,
-        uid: request.uid,
-      });
-      const { identity, exited } = launched;
-      machine = createMachine({ log, id: spec.id, folder: spec.folder, identity, exited, cgroups, stages });
+      const memory = join(base.folder, GOLDEN_FILES.memory);
+      ({ launched, machine } = startMachine(request, roleOf(placed, base, image, spec), memory, stages));
       mark('spawned');
     },
     limited,
