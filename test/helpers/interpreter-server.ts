@@ -13,6 +13,7 @@ export interface InterpreterServer {
   readonly url: string;
   readonly interpreter: Interpreter;
   readonly execute: (body: Record<string, unknown>, headers?: Record<string, string>) => Promise<Line[]>;
+  readonly createContext: (body?: Record<string, unknown>) => Promise<{ id: string; language: string; cwd: string }>;
   readonly fetch: (path: string, init?: RequestInit) => Promise<{ status: number; text: string }>;
   stop(): Promise<void>;
 }
@@ -40,21 +41,27 @@ export async function serveInterpreter(
     const response = await fetch(url + path, init);
     return { status: response.status, text: await response.text() };
   };
+  const post = async (path: string, body: Record<string, unknown>, headers: Record<string, string> = {}) => {
+    const { status, text } = await request(path, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', ...headers },
+      body: JSON.stringify(body),
+    });
+    if (status !== 200) throw new Error(`${status} ${text}`);
+    return text;
+  };
   return {
     url,
     interpreter,
     fetch: request,
     async execute(body, headers = {}) {
-      const { status, text } = await request('/execute', {
-        method: 'POST',
-        headers: { 'content-type': 'application/json', ...headers },
-        body: JSON.stringify(body),
-      });
-      if (status !== 200) throw new Error(`${status} ${text}`);
-      return text
+      return (await post('/execute', body, headers))
         .trimEnd()
         .split('\n')
         .map((line) => JSON.parse(line) as Line);
+    },
+    async createContext(body = {}) {
+      return JSON.parse(await post('/contexts', body));
     },
     async stop() {
       interpreter.close();

@@ -25,16 +25,6 @@ after(async () => {
   fs.rmSync(cwd, { recursive: true, force: true });
 });
 
-async function createContext(body: Record<string, unknown> = {}) {
-  const { status, text } = await server.fetch('/contexts', {
-    method: 'POST',
-    headers: JSON_HEADERS,
-    body: JSON.stringify(body),
-  });
-  assert.equal(status, 200, text);
-  return JSON.parse(text) as { id: string; language: string; cwd: string };
-}
-
 test('GET /health answers a JSON string', async () => {
   assert.deepEqual(await server.fetch('/health'), { status: 200, text: '"OK"' });
 });
@@ -86,10 +76,10 @@ test(
   'contexts: created in order, apart from each other, with their own directory; restarted, removed',
   options,
   async () => {
-    const first = await createContext();
+    const first = await server.createContext();
     assert.deepEqual([first.language, first.cwd], ['python', cwd]);
     fs.mkdirSync(path.join(cwd, 'sub'));
-    const second = await createContext({ language: 'Python', cwd: path.join(cwd, 'sub') });
+    const second = await server.createContext({ language: 'Python', cwd: path.join(cwd, 'sub') });
     await server.execute({ code: 'x = "first"', context_id: first.id });
     await server.execute({ code: 'x = "second"', context_id: second.id });
     assert.equal(mainText(await server.execute({ code: 'x', context_id: first.id })), 'first');

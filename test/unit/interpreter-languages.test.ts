@@ -1,59 +1,22 @@
 /** Every language through the real @e2b/code-interpreter SDK and the real agent: contexts, state, environment, interrupts. */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import http from 'node:http';
-import type { AddressInfo } from 'node:net';
 import test, { after, before } from 'node:test';
 import { Sandbox } from '@e2b/code-interpreter';
-import { createInterpreter, type Interpreter, reseedInterpreters } from '../../src/envd/interpreter/index.ts';
+import { reseedInterpreters } from '../../src/envd/interpreter/index.ts';
 import { silentLog } from '../../src/telemetry/log.ts';
-import { type HostAgent, startHostAgent } from '../helpers/host-agent.ts';
 import { HOST_KERNELS, lacks } from '../helpers/interpreter-python.ts';
+import { type SdkInterpreter, serveSdkInterpreter } from '../helpers/interpreter-sdk.ts';
 
 const options = { skip: lacks('IPython') };
-const SANDBOX = {
-  templateID: 'code-interpreter-v1',
-  sandboxID: 'ilanguagestest000000',
-  clientID: '6532622b',
-  envdVersion: '0.6.13',
-  envdAccessToken: 'the-token',
-};
-let agent: HostAgent;
-let interpreter: Interpreter;
-let server: http.Server;
+let served: SdkInterpreter | undefined;
 let sandbox: Sandbox;
 
 before(async () => {
   if (options.skip) return;
-  agent = await startHostAgent();
-  interpreter = createInterpreter(
-    {
-      sandboxID: SANDBOX.sandboxID,
-      accessToken: SANDBOX.envdAccessToken,
-      agent: () => agent.client,
-      env: { AT_CREATE: 'env' },
-      languages: ['python', 'javascript', 'typescript', 'bash'],
-    },
-    { log: silentLog, kernels: HOST_KERNELS, cwd: `${agent.root}/home/user` },
-  );
-  server = http.createServer((req, res) => {
-    if (req.headers['e2b-sandbox-port'] === '49999') return void interpreter.handle(req, res);
-    res.setHeader('content-type', 'application/json');
-    res.statusCode = 201;
-    res.end(JSON.stringify(SANDBOX));
-  });
-  server.listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-  const apiKey = `e2b_${'0'.repeat(40)}`;
-  sandbox = await Sandbox.create({ apiUrl: url, sandboxUrl: url, apiKey, requestTimeoutMs: 10_000 });
+  served = await serveSdkInterpreter(['python', 'javascript', 'typescript', 'bash'], HOST_KERNELS);
+  sandbox = await Sandbox.create(served.connection);
 });
-after(async () => {
-  interpreter?.close();
-  server?.closeAllConnections();
-  server?.close();
-  await agent?.stop();
-});
+after(() => served?.stop());
 
 /** What each language says of a variable of the environment, and how it keeps one of its own. */
 const LANGUAGES = {
@@ -139,7 +102,7 @@ test('a runtime that is killed is replaced, within a run and between runs', opti
 });
 
 test('reseeding reaches the programs of every language', options, async () => {
-  const { reseeded, late } = await reseedInterpreters(agent.client, Buffer.alloc(32, 1).toString('base64'), {
+  const { reseeded, late } = await reseedInterpreters(served!.agent.client, Buffer.alloc(32, 1).toString('base64'), {
     log: silentLog,
     generation: 'g-7',
   });

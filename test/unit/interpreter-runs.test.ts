@@ -17,7 +17,6 @@ import {
 
 const options = { skip: lacks('IPython') };
 const cwd = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'coppice-interpreter-')));
-const JSON_HEADERS = { 'content-type': 'application/json' };
 let agent: LocalAgent;
 let server: InterpreterServer;
 before(async () => {
@@ -30,18 +29,8 @@ after(async () => {
   fs.rmSync(cwd, { recursive: true, force: true });
 });
 
-async function createContext(body: Record<string, unknown> = {}) {
-  const { status, text } = await server.fetch('/contexts', {
-    method: 'POST',
-    headers: JSON_HEADERS,
-    body: JSON.stringify(body),
-  });
-  assert.equal(status, 200, text);
-  return JSON.parse(text) as { id: string; language: string; cwd: string };
-}
-
 test('a client that leaves interrupts its run, and the next one goes on with the state', options, async () => {
-  const { id } = await createContext();
+  const { id } = await server.createContext();
   await server.execute({ code: 'kept = 1', context_id: id });
   const run = await openExecution(server.url, { code: 'import time\nprint("on")\ntime.sleep(600)', context_id: id });
   while ((await run.next()).type !== 'stdout');
@@ -52,7 +41,7 @@ test('a client that leaves interrupts its run, and the next one goes on with the
 });
 
 test('a run that swallows one interrupt gets another', options, async () => {
-  const { id } = await createContext();
+  const { id } = await server.createContext();
   const code =
     'import time\nprint("on")\nfor i in range(3):\n    try:\n        time.sleep(600)\n    except KeyboardInterrupt: pass';
   const run = await openExecution(server.url, { code, context_id: id });
@@ -65,7 +54,7 @@ test(
   'runs of one context wait for each other, contexts run side by side; one that waits can leave',
   options,
   async () => {
-    const { id } = await createContext();
+    const { id } = await server.createContext();
     const gate = path.join(cwd, 'gate');
     const slow = await openExecution(server.url, {
       code: `import os, time\nprint("in")\nwhile not os.path.exists(${JSON.stringify(gate)}): time.sleep(0.01)\nstep = 1`,
@@ -83,7 +72,7 @@ test(
 );
 
 test('the queue of a context is bounded', options, async () => {
-  const { id } = await createContext();
+  const { id } = await server.createContext();
   const slow = await openExecution(server.url, { code: 'import time\nprint(1)\ntime.sleep(600)', context_id: id });
   while ((await slow.next()).type !== 'stdout');
   const many = await Promise.all(
@@ -111,7 +100,7 @@ test('a keepalive comes while nothing else does', options, async (t) => {
 });
 
 test('a dead process ends its run with an error, and the next run has a new one', options, async () => {
-  const { id } = await createContext();
+  const { id } = await server.createContext();
   const died = await server.execute({ code: 'x = 1\nimport os\nos._exit(9)', context_id: id });
   assert.equal(errorLine(died)!.name, 'UnexpectedEndOfExecution');
   assert.match(errorLine(died)!.value, /exit status 9/);
@@ -122,14 +111,14 @@ test('a dead process ends its run with an error, and the next run has a new one'
 });
 
 test('a process that dies between runs is not noticed by the next run', options, async () => {
-  const { id } = await createContext();
+  const { id } = await server.createContext();
   const { pid } = (await agent.client.processes({ services: true })).find((info) => info.tag?.endsWith(id))!;
   process.kill(-pid, 'SIGKILL');
   assert.equal(mainText(await server.execute({ code: '1', context_id: id })), '1');
 });
 
 test('a restart tells the run that it ends, and those that wait go on', options, async () => {
-  const { id } = await createContext();
+  const { id } = await server.createContext();
   const run = await openExecution(server.url, { code: 'import time\nprint(1)\ntime.sleep(600)', context_id: id });
   while ((await run.next()).type !== 'stdout');
   const waiting = server.execute({ code: '"after"', context_id: id });
@@ -144,7 +133,7 @@ test(
   'what is left on stdout by user code does not break the protocol, and a broken one is replaced',
   options,
   async () => {
-    const { id } = await createContext();
+    const { id } = await server.createContext();
     // 101: the duplicate of the program's own stdout (wire.py).
     const noise = await server.execute({
       code: `import os\nos.write(101, b'garbage {"type":"end_of_execution"}\\n{"type":[]}\\n')\nprint("still here")`,

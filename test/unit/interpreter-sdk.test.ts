@@ -3,69 +3,24 @@
  * is two canned replies.
  */
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import http from 'node:http';
-import type { AddressInfo } from 'node:net';
 import { after, before, suite, test } from 'node:test';
 import type { Sandbox } from '@e2b/code-interpreter';
-import { createInterpreter, type Interpreter } from '../../src/envd/interpreter/index.ts';
-import { silentLog } from '../../src/telemetry/log.ts';
 import { INTERPRETER_GENERATIONS } from '../helpers/generations.ts';
-import { type HostAgent, startHostAgent } from '../helpers/host-agent.ts';
 import { KERNELS, type Loose, lacks } from '../helpers/interpreter-python.ts';
+import { type SdkInterpreter, serveSdkInterpreter } from '../helpers/interpreter-sdk.ts';
 
 const options = { skip: lacks('IPython') };
-const SANDBOX = {
-  templateID: 'code-interpreter-v1',
-  sandboxID: 'isdktest000000000000',
-  clientID: '6532622b',
-  envdVersion: '0.6.13',
-  envdAccessToken: 'the-token',
-};
 for (const { name, sdk } of INTERPRETER_GENERATIONS)
   suite(name, () => {
-    let agent: HostAgent;
-    let interpreter: Interpreter;
-    let server: http.Server;
+    let served: SdkInterpreter | undefined;
     let sandbox: Sandbox;
 
     before(async () => {
       if (options.skip) return;
-      agent = await startHostAgent();
-      interpreter = createInterpreter(
-        {
-          sandboxID: SANDBOX.sandboxID,
-          accessToken: SANDBOX.envdAccessToken,
-          agent: () => agent.client,
-          env: { AT_CREATE: 'env' },
-          languages: ['python'],
-        },
-        { log: silentLog, kernels: KERNELS, cwd: `${agent.root}/home/user` },
-      );
-      server = http.createServer((req, res) => {
-        if (req.headers['e2b-sandbox-port'] === '49999') return void interpreter.handle(req, res);
-        res.setHeader('content-type', 'application/json');
-        res.statusCode = 201;
-        if (req.method === 'POST' && req.url === '/v2/sandboxes') return void res.end(JSON.stringify(SANDBOX));
-        res.statusCode = 404;
-        res.end(JSON.stringify({ code: 404, message: 'not here' }));
-      });
-      server.listen(0, '127.0.0.1');
-      await once(server, 'listening');
-      const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
-      sandbox = await sdk.Sandbox.create({
-        apiUrl: url,
-        sandboxUrl: url,
-        apiKey: `e2b_${'0'.repeat(40)}`,
-        requestTimeoutMs: 10_000,
-      });
+      served = await serveSdkInterpreter(['python'], KERNELS);
+      sandbox = await sdk.Sandbox.create(served.connection);
     });
-    after(async () => {
-      interpreter?.close();
-      server?.closeAllConnections();
-      server?.close();
-      await agent?.stop();
-    });
+    after(() => served?.stop());
 
     test('runCode keeps state and gives text, logs, count', options, async () => {
       const first = await sandbox.runCode('x = 1\nx += 1\nprint("hello é😀")');
