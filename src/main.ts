@@ -274,6 +274,15 @@ bench
   .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
   .option('--json')
   .action(async (options) => (await import('./cli/bench-clone-safety.ts')).benchCloneSafety(options));
+bench
+  .command('load')
+  .description('many programs at once that create, use and kill sandboxes by the SDK: what fails, leaks or grows')
+  .option('--flows <count>', 'at once', atLeastOne, 50)
+  .option('--seconds <count>', 'how long, after the warm-up', atLeastOne, 300)
+  .option('--template <name>', 'template', 'base-jail')
+  .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
+  .option('--json')
+  .action(async (options) => (await import('./cli/bench-load.ts')).benchLoad(options));
 
 program
   .command('run-node', { hidden: true })

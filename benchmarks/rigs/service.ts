@@ -12,6 +12,7 @@ export interface RigService {
   readonly client: Client;
   readonly node: ReturnType<typeof connectNodeApi>;
   readonly nodePid: number;
+  readonly controlPid: number;
   /** From the start of its processes until they served. */
   readonly startMs: number;
   readonly port: number;
@@ -64,6 +65,7 @@ export async function withService<T>(options: RigServiceOptions, use: (service: 
       client,
       node,
       nodePid: service.nodePid,
+      controlPid: service.controlPid,
       startMs,
       port,
       apiKey,

@@ -107,6 +107,11 @@ export class Service {
     return this.#node.pid;
   }
 
+  /** As `nodePid`, of control. */
+  get controlPid(): number {
+    return this.#control.pid;
+  }
+
   force(): void {
     this.#control.kill();
     this.#node.kill();

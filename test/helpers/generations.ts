@@ -5,8 +5,8 @@ import * as e2b251 from 'e2b';
 import * as e2b245 from 'e2b-245';
 import * as e2b250 from 'e2b-250';
 
-type Sdk = typeof e2b251;
-type InterpreterSdk = typeof interpreter28;
+export type Sdk = typeof e2b251;
+export type InterpreterSdk = typeof interpreter28;
 
 /** The newest first. Private members tell the types of generations apart; what the tests use is the same in all. */
 export const GENERATIONS: readonly {
@@ -22,7 +22,16 @@ export const GENERATIONS: readonly {
   { name: 'e2b 2.45.0', bundle: 'e2b-245', sdk: e2b245 as unknown as Sdk, v2: false },
 ];
 
-export const INTERPRETER_GENERATIONS: readonly { readonly name: string; readonly sdk: InterpreterSdk }[] = [
-  { name: '@e2b/code-interpreter 2.8.0', sdk: interpreter28 },
-  { name: '@e2b/code-interpreter 2.7.2', sdk: interpreter27 as unknown as InterpreterSdk },
+export const INTERPRETER_GENERATIONS: readonly {
+  readonly name: string;
+  /** Its npm package. */
+  readonly bundle: string;
+  readonly sdk: InterpreterSdk;
+}[] = [
+  { name: '@e2b/code-interpreter 2.8.0', bundle: '@e2b/code-interpreter', sdk: interpreter28 },
+  {
+    name: '@e2b/code-interpreter 2.7.2',
+    bundle: 'code-interpreter-27',
+    sdk: interpreter27 as unknown as InterpreterSdk,
+  },
 ];

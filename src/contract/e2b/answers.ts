@@ -58,6 +58,8 @@ export interface Answer {
 
 interface Declared {
   readonly method: string;
+  /** With `:name` for one segment. */
+  readonly pattern: string;
   readonly path: RegExp;
   readonly answers: ReadonlyMap<number, Answer>;
   readonly errors: ReadonlySet<number>;
@@ -81,6 +83,7 @@ function on(
 ): Declared[] {
   return [paths].flat().map((path) => ({
     method,
+    pattern: path,
     path: new RegExp(`^${path.replace(/:[A-Za-z]+/g, '[^/]+')}$`),
     answers: new Map(Object.entries(answers).map(([status, answer]) => [Number(status), answer])),
     errors: new Set([...ERRORS_OF_ALL, ...errors]),
@@ -130,6 +133,7 @@ const DECLARED: readonly Declared[] = [
   ...on('DELETE', '/templates/:templateID', { 204: EMPTY }, CONFLICT),
   ...on('POST', '/v3/templates', { 202: json(templateBuildTicket) }, [...CONFLICT, 429]),
   ...on('GET', '/templates/:templateID/files/:hash', { 201: json(buildFileLink) }),
+  ...on('PUT', '/templates/:templateID/files/:hash/upload', { 200: EMPTY }),
   ...on('POST', '/v2/templates/:templateID/builds/:buildID', { 202: EMPTY }, [429]),
   ...on('GET', '/templates/:templateID/builds/:buildID/status', { 200: json(buildInfo) }),
   ...on('GET', '/templates/:templateID/builds/:buildID/logs', { 200: json(buildLogs) }),
@@ -154,6 +158,17 @@ const DECLARED: readonly Declared[] = [
   ...on('GET', '/admin/sandboxes/running-counts', { 200: json(runningCounts) }),
   ...[...PENDING_VERBS, ...PENDING_ADMIN_VERBS].flatMap(({ method, path }) => on(method, path, {})),
 ];
+
+/** Every verb of the contract, those that are not there yet included, as `GET /sandboxes/:sandboxID`. */
+export const DECLARED_VERBS: readonly string[] = DECLARED.map(({ method, pattern }) => `${method} ${pattern}`);
+
+/** Which of DECLARED_VERBS a request is for; of several the one with the fewest names. */
+export function declaredVerb(method: string, path: string): string | undefined {
+  const found = DECLARED.filter((each) => each.method === method && each.path.test(path));
+  const names = ({ pattern }: Declared): number => pattern.split(':').length;
+  const [best] = found.sort((a, b) => names(a) - names(b));
+  return best && `${best.method} ${best.pattern}`;
+}
 
 /** What the contract says of one answer; undefined if it has no such. HEAD is GET without its body. */
 export function declaredAnswer(method: string, path: string, status: number): Answer | undefined {
