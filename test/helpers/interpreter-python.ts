@@ -51,6 +51,22 @@ export function drive(options: { readonly args?: readonly string[]; readonly cwd
   return driveKernel({ cmd: PYTHON, args: [PROGRAM, ...(options.args ?? [])] }, options.cwd);
 }
 
+/** A run that is interrupted every so many milliseconds, as the host would, until it ends. */
+export async function runInterrupted(
+  { pid, run }: Pick<Driver, 'pid' | 'run'>,
+  everyMs: number,
+  code: string,
+  more: Record<string, unknown> = {},
+): Promise<Event[]> {
+  const done = run(code, more);
+  const timer = setInterval(() => process.kill(-pid, 'SIGINT'), everyMs);
+  try {
+    return await done;
+  } finally {
+    clearInterval(timer);
+  }
+}
+
 /** Starts a program and waits until it is ready. */
 export async function driveKernel(spec: KernelSpec, cwd: string): Promise<Driver> {
   const env = { PATH: process.env.PATH, HOME: cwd, LANG: 'C.UTF-8' };

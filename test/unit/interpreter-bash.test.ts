@@ -5,7 +5,15 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import test, { after, before } from 'node:test';
-import { type Driver, driveKernel, errorOf, HOST_KERNELS, lacks, texts } from '../helpers/interpreter-python.ts';
+import {
+  type Driver,
+  driveKernel,
+  errorOf,
+  HOST_KERNELS,
+  lacks,
+  runInterrupted,
+  texts,
+} from '../helpers/interpreter-python.ts';
 
 const options = { skip: lacks('json') };
 const cwd = fs.realpathSync(fs.mkdtempSync(path.join(os.tmpdir(), 'coppice-interpreter-')));
@@ -72,10 +80,7 @@ test('an interrupt ends loops and commands, and the state stays', options, async
     'f() { sleep 60; echo no; }; f; echo no',
     'x=$(sleep 60)',
   ]) {
-    const done = bash.run(code);
-    const timer = setInterval(() => process.kill(-bash.pid, 'SIGINT'), 300);
-    const events = await done;
-    clearInterval(timer);
+    const events = await runInterrupted(bash, 300, code);
     assert.equal(errorOf(events)!.value, '130', code);
     assert.equal(texts(events, 'stdout'), '', code);
   }
@@ -99,10 +104,7 @@ test(
 
 test('interrupts at any moment: every run ends, and the next one works', options, async () => {
   for (let round = 0; round < 30; round += 1) {
-    const done = bash.run('sleep 60', { env_vars: { COPPICE_C: 'c' } });
-    const timer = setInterval(() => process.kill(-bash.pid, 'SIGINT'), 1 + (round % 7));
-    const events = await done;
-    clearInterval(timer);
+    const events = await runInterrupted(bash, 1 + (round % 7), 'sleep 60', { env_vars: { COPPICE_C: 'c' } });
     assert.equal(events.at(-1)!.type, 'end_of_execution');
     assert.equal(errorOf(events)!.value, '130');
   }

@@ -6,7 +6,15 @@ import fs from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import test, { after, before } from 'node:test';
-import { type Driver, driveKernel, errorOf, HOST_KERNELS, results, texts } from '../helpers/interpreter-python.ts';
+import {
+  type Driver,
+  driveKernel,
+  errorOf,
+  HOST_KERNELS,
+  results,
+  runInterrupted,
+  texts,
+} from '../helpers/interpreter-python.ts';
 
 /** A runtime without JShell is not enough. */
 function lacksJShell(): false | string {
@@ -60,10 +68,7 @@ test(
 test('an interrupt ends a run, and the state stays', options, async () => {
   await java.run('int kept = 1;');
   for (const code of ['while (true) {}', 'Thread.sleep(60_000);']) {
-    const done = java.run(code);
-    const timer = setInterval(() => process.kill(-java.pid, 'SIGINT'), 500);
-    const events = await done;
-    clearInterval(timer);
+    const events = await runInterrupted(java, 500, code);
     assert.equal(errorOf(events)!.name, 'Interrupted', code);
   }
   assert.equal(await printed('kept'), '1');
@@ -71,10 +76,7 @@ test('an interrupt ends a run, and the state stays', options, async () => {
 
 test('interrupts at any moment: every run ends, and the next one works', options, async () => {
   for (let round = 0; round < 5; round += 1) {
-    const done = java.run('Thread.sleep(60_000);');
-    const timer = setInterval(() => process.kill(-java.pid, 'SIGINT'), 1 + (round % 7));
-    const events = await done;
-    clearInterval(timer);
+    const events = await runInterrupted(java, 1 + (round % 7), 'Thread.sleep(60_000);');
     assert.equal(events.at(-1)!.type, 'end_of_execution');
   }
   // One that is on its way may still hit the next run.

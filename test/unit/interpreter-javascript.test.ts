@@ -12,6 +12,7 @@ import {
   HOST_KERNELS,
   lacks,
   results,
+  runInterrupted,
   texts,
 } from '../helpers/interpreter-python.ts';
 
@@ -34,10 +35,7 @@ async function resultOf(code: string, more: Record<string, unknown> = {}): Promi
 
 /** Runs code and interrupts it, as often as the host would. */
 async function interrupted(code: string): Promise<string> {
-  const done = javascript.run(code);
-  const timer = setInterval(() => process.kill(-javascript.pid, 'SIGINT'), 300);
-  const events = await done;
-  clearInterval(timer);
+  const events = await runInterrupted(javascript, 300, code);
   return errorOf(events)?.name ?? 'none';
 }
 
@@ -171,10 +169,7 @@ test('an interrupt ends whatever a cell does, and the state stays', options, asy
 
 test('interrupts at any moment: every run ends, and the next one works', options, async () => {
   for (let round = 0; round < 30; round += 1) {
-    const done = javascript.run('await new Promise((r) => setTimeout(r, 60_000))');
-    const timer = setInterval(() => process.kill(-javascript.pid, 'SIGINT'), 1 + (round % 7));
-    const events = await done;
-    clearInterval(timer);
+    const events = await runInterrupted(javascript, 1 + (round % 7), 'await new Promise((r) => setTimeout(r, 60_000))');
     assert.equal(events.at(-1)!.type, 'end_of_execution');
   }
   // One that is on its way may still hit the next run.

@@ -12,6 +12,7 @@ import {
   HOST_KERNELS,
   lacksProgram,
   results,
+  runInterrupted,
   texts,
 } from '../helpers/interpreter-python.ts';
 
@@ -86,10 +87,7 @@ test('errors: of the code, of its text, of its own classes', options, async () =
 test('an interrupt ends a run, and the state stays', options, async () => {
   await r.run('kept <- 1');
   for (const code of ['while (TRUE) {}', 'Sys.sleep(60)']) {
-    const done = r.run(code);
-    const timer = setInterval(() => process.kill(-r.pid, 'SIGINT'), 300);
-    const events = await done;
-    clearInterval(timer);
+    const events = await runInterrupted(r, 300, code);
     assert.equal(errorOf(events)!.name, 'Interrupted', code);
   }
   for (let count = 0; count < 5; count += 1) process.kill(-r.pid, 'SIGINT');
@@ -98,10 +96,7 @@ test('an interrupt ends a run, and the state stays', options, async () => {
 
 test('interrupts at any moment: every run ends, and the next one works', options, async () => {
   for (let round = 0; round < 15; round += 1) {
-    const done = r.run('Sys.sleep(60)');
-    const timer = setInterval(() => process.kill(-r.pid, 'SIGINT'), 1 + (round % 7));
-    const events = await done;
-    clearInterval(timer);
+    const events = await runInterrupted(r, 1 + (round % 7), 'Sys.sleep(60)');
     assert.equal(events.at(-1)!.type, 'end_of_execution');
   }
   // One that is on its way may still hit the next run.
