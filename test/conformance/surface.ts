@@ -93,6 +93,12 @@ export function methodsOf(subject: Subject, hidden: ReadonlySet<string>): readon
   return [...found];
 }
 
+/**
+ * Who counts the calls of a method that is counted already. A package may keep the method that it was once asked for
+ * (`Template` does), so that one is never wrapped twice.
+ */
+const countersOf = new WeakMap<object, (() => void)[]>();
+
 /** Has every call of these methods counted from now on, those that the package makes itself included. */
 export function countCalls(subjects: readonly Subject[], hidden: ReadonlySet<string>): ReadonlyMap<string, number> {
   const calls = new Map<string, number>();
@@ -103,10 +109,18 @@ export function countCalls(subjects: readonly Subject[], hidden: ReadonlySet<str
       const before = Object.getOwnPropertyDescriptor(owner, member)!;
       const original = before.value as (...args: unknown[]) => unknown;
       calls.set(method, 0);
+      const count = (): void => void calls.set(method, calls.get(method)! + 1);
+      const others = countersOf.get(original);
+      if (others) {
+        others.push(count);
+        continue;
+      }
+      const counters = [count];
       const counted = function (this: unknown, ...args: unknown[]): unknown {
-        calls.set(method, calls.get(method)! + 1);
+        for (const one of counters) one();
         return original.apply(this, args);
       };
+      countersOf.set(counted, counters);
       Object.defineProperty(owner, member, { ...before, value: counted });
     }
   return calls;
