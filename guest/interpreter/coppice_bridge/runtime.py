@@ -10,7 +10,7 @@
           run     how many variables there are for it alone, and these, NAME=value each; the code
           env     changes of the environment that stay: NAME=value, or NAME to remove it
           reseed  "keep" or "all": whether generators that user code has seeded go on as they are; 128 hex digits of entropy
-  fd 6  a byte for each SIGINT during a run, for a runtime that cannot see signals while it computes
+  fd 6  a line for each SIGINT during a run, the number of the run: for a runtime that cannot see signals while it computes
 
 Events of a runtime:
   ready {lines?}                  once, at start; `lines`: request or "interrupt" -> the text that is written to fd 3 for it,
@@ -85,7 +85,7 @@ class Runtime:
         self._ask_line(self._lines.get(request, request), run)
 
     def interrupt(self, run):
-        _write(self._interrupts, "i")
+        _write(self._interrupts, f"{run}\n")
         if "interrupt" in self._lines:
             self._ask_line(self._lines["interrupt"], run)
 

@@ -2,12 +2,11 @@
 import fs from 'node:fs';
 import net from 'node:net';
 
-const [REQUESTS, EVENTS, PAYLOAD] = [3, 4, 5] as const;
-/** Read by the watchdog's thread alone. */
-export const INTERRUPTS = 6;
+const [REQUESTS, EVENTS, PAYLOAD, INTERRUPTS] = [3, 4, 5, 6] as const;
 
 export type Event =
-  | { readonly type: 'ready' | 'done' }
+  | { readonly type: 'ready'; readonly lines: Readonly<Record<string, string>> }
+  | { readonly type: 'done'; readonly run?: string }
   | { readonly type: 'stdout' | 'stderr'; readonly text: string }
   | { readonly type: 'result'; readonly main: boolean; readonly data: Readonly<Record<string, unknown>> }
   | { readonly type: 'error'; readonly name: string; readonly value: string; readonly traceback: string };
@@ -32,8 +31,21 @@ export function payload(): string[] {
 
 /** Calls `serve` for each request, and `end` when the bridge is gone. */
 export function onRequest(serve: (request: string) => void, end: () => void): void {
+  onLine(REQUESTS, serve, end);
+}
+
+/** Calls `serve` with the number of the run that is to be interrupted. */
+export function onInterrupt(serve: (run: number) => void): void {
+  onLine(
+    INTERRUPTS,
+    (line) => serve(Number(line)),
+    () => {},
+  );
+}
+
+function onLine(fd: number, serve: (line: string) => void, end: () => void): void {
   let rest = '';
-  const socket = new net.Socket({ fd: REQUESTS, readable: true, writable: false });
+  const socket = new net.Socket({ fd, readable: true, writable: false });
   socket.setEncoding('latin1');
   socket.on('data', (text) => {
     const lines = `${rest}${text}`.split('\n');

@@ -4,53 +4,36 @@
  */
 import inspector from 'node:inspector';
 import v8 from 'node:v8';
-import vm from 'node:vm';
+import { setUndisturbed } from './watchdog.ts';
 
-/** How a cell came out. `interrupted`: it was broken off while it computed. */
-export type Outcome = { readonly kind: 'value' | 'thrown'; readonly value: unknown } | { readonly kind: 'interrupted' };
-
-export const INTERRUPTED: Outcome = { kind: 'interrupted' };
+export type Outcome = { readonly kind: 'value' | 'thrown'; readonly value: unknown };
 
 type Reply = inspector.Runtime.EvaluateReturnType;
 
 const GROUP = 'cell';
-const ENTER = Symbol.for('coppice.enter');
 
 const session = new inspector.Session();
 session.connect();
-const trampoline = new vm.Script('globalThis[Symbol.for("coppice.enter")]()', { filename: 'node:coppice' });
 
 /** Cells that have not come to an end. One that is collected makes the inspector call this program during the collection. */
 const unsettled = new Set<Promise<unknown>>();
 
-/** Runs the microtasks and ticks that are due: Node has no public name for it. */
-const { _tickCallback: runMicrotasks } = process as unknown as { readonly _tickCallback: () => void };
-
 /**
- * What is computed before the cell waits for something is broken off by SIGINT, and `settle` is then called before this
- * returns. The caller must not be a microtask.
+ * Computes as far as the cell does before it waits for something. To be called undisturbed: from the cell's beginning until
+ * this returns it may be broken off, and neither returns then nor calls `settle`.
  */
 export function evaluate(script: string, settle: (outcome: Outcome) => void): void {
-  const enter = (): void => {
-    const promise = begin(script, settle);
-    if (promise === undefined) return;
-    unsettled.add(promise);
-    const settled = (outcome: Outcome): void => {
-      unsettled.delete(promise);
-      settle(outcome);
-    };
-    promise.then(
-      (result) => settled({ kind: 'value', value: (result as { readonly '.repl_result': unknown })['.repl_result'] }),
-      (error: unknown) => settled({ kind: 'thrown', value: error }),
-    );
-    runMicrotasks();
+  const promise = begin(script, settle);
+  if (promise === undefined) return;
+  unsettled.add(promise);
+  const settled = (outcome: Outcome): void => {
+    unsettled.delete(promise);
+    settle(outcome);
   };
-  Object.defineProperty(globalThis, ENTER, { value: enter, configurable: true, enumerable: false });
-  try {
-    trampoline.runInThisContext({ breakOnSigint: true, displayErrors: false });
-  } catch {
-    settle(INTERRUPTED);
-  }
+  promise.then(
+    (result) => settled({ kind: 'value', value: (result as { readonly '.repl_result': unknown })['.repl_result'] }),
+    (error: unknown) => settled({ kind: 'thrown', value: error }),
+  );
 }
 
 /** Ends the computation that is going on, without a word to it. */
@@ -60,23 +43,22 @@ export function terminate(): void {
 
 /**
  * A script of the REPL mode is an async function. The inspector only describes what comes of it, so its promise is caught
- * where it is made, the first of all. None: the script cannot be compiled, or was broken off, and `settle` has been told.
+ * where it is made, the first of all and before the code runs. None: the script cannot be compiled, and `settle` has been told.
  */
 function begin(script: string, settle: (outcome: Outcome) => void): Promise<unknown> | undefined {
   let promise: Promise<unknown> | undefined;
   const stop = v8.promiseHooks.onInit((made: Promise<unknown>) => {
-    promise ??= made;
-  });
-  try {
-    const request = { expression: script, replMode: true, objectGroup: GROUP };
-    session.post('Runtime.evaluate', request, (error: Error | null, reply?: object) => {
-      session.post('Runtime.releaseObjectGroup', { objectGroup: GROUP });
-      if (error !== null) settle(INTERRUPTED);
-      else if (promise === undefined) settle({ kind: 'thrown', value: compileError(reply as Reply) });
-    });
-  } finally {
+    promise = made;
     stop();
-  }
+    setUndisturbed(false);
+  }) as () => void;
+  const request = { expression: script, replMode: true, objectGroup: GROUP };
+  session.post('Runtime.evaluate', request, (error: Error | null, reply?: object) => {
+    session.post('Runtime.releaseObjectGroup', { objectGroup: GROUP });
+    if (promise === undefined) settle({ kind: 'thrown', value: error ?? compileError(reply as Reply) });
+  });
+  setUndisturbed(true);
+  if (promise === undefined) stop();
   return promise;
 }
 

@@ -1,27 +1,35 @@
 /** What was thrown, as an error of a run. */
 import path from 'node:path';
 import util from 'node:util';
-import { type Event, tell } from './channel.ts';
+import type { Event } from './channel.ts';
 import { ProcessExit } from './globals.ts';
 
 /** Frames of this program, and of what lies between it and a cell. */
 const OURS = `${import.meta.dirname}${path.sep}`;
 const BETWEEN = /\bnode:(?:inspector|vm|coppice|internal)\b/;
 
-type Failure = Omit<Extract<Event, { type: 'error' }>, 'type'>;
+type Failure = Extract<Event, { type: 'error' }>;
 
-export function tellThrown(thrown: unknown): void {
-  // Code that ends its process with success has not failed.
-  if (thrown instanceof ProcessExit && thrown.code === 0) return;
-  tell({ type: 'error', ...describe(thrown) });
+export const INTERRUPTED: Failure = {
+  type: 'error',
+  name: 'Interrupted',
+  value: 'The execution was interrupted',
+  traceback: 'Interrupted: The execution was interrupted',
+};
+
+/** None for code that ends its process with success, which has not failed. */
+export function failureOf(thrown: unknown): Failure | undefined {
+  return thrown instanceof ProcessExit && thrown.code === 0 ? undefined : { type: 'error', ...describe(thrown) };
 }
 
-export function tellInterrupted(): void {
-  const [name, value] = ['Interrupted', 'The execution was interrupted'];
-  tell({ type: 'error', name, value, traceback: `${name}: ${value}` });
+/** Whether it tells of a child that an interrupt has ended, as node:child_process has it and as shells do. */
+export function isOfInterrupt(thrown: unknown): boolean {
+  if (!(thrown instanceof Error)) return false;
+  const { signal, status } = thrown as { readonly signal?: unknown; readonly status?: unknown };
+  return signal === 'SIGINT' || status === 130;
 }
 
-function describe(thrown: unknown): Failure {
+function describe(thrown: unknown): Omit<Failure, 'type'> {
   try {
     if (thrown instanceof ProcessExit) return { ...named(thrown), traceback: `${thrown.name}: ${thrown.code}` };
     if (thrown instanceof Error) return { ...named(thrown), traceback: tracebackOf(thrown) };

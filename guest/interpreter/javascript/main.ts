@@ -3,83 +3,85 @@
  *
  *     node main.js [--typescript] [--node=PATH]      PATH: what user code has as process.execPath
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import { types } from 'node:util';
-import { endCutEvent, onRequest, payload, tell } from './channel.ts';
-import { type Bundle, bundleOf } from './display.ts';
-import { evaluate, INTERRUPTED, type Outcome, terminate } from './evaluate.ts';
-import { tellInterrupted, tellThrown } from './failure.ts';
+import { type Event, endCutEvent, onRequest, payload, tell } from './channel.ts';
+import { bundleOf } from './display.ts';
+import { evaluate, type Outcome, terminate } from './evaluate.ts';
+import { failureOf, INTERRUPTED, isOfInterrupt } from './failure.ts';
 import { ProcessExit, setGlobals } from './globals.ts';
 import { replaceMathRandom, reseed } from './random.ts';
 import { asScript, stripTypes } from './source.ts';
 import { replaceStreams } from './streams.ts';
-import { noticeInterrupt, startWatchdog, undisturbed } from './watchdog.ts';
+import { hasEnded, noteEnd, startWatchdog, undisturbed } from './watchdog.ts';
 
 const typescript = process.argv.includes('--typescript');
 const nodeForChildren = process.argv.find((arg) => arg.startsWith('--node='))?.slice('--node='.length);
+/** ms between the death of a child by an interrupt and the latest moment in which the interrupt reaches this program. */
+const INTERRUPT_ON_ITS_WAY = 1_000;
 
 type Variables = readonly (readonly [string, string | undefined])[];
 
 let cells = 0;
-/** Ends the run that goes on, as far as it has come. */
-let settle: ((outcome: Outcome) => void) | undefined;
+/** The number of the run that goes on. */
+let running: number | undefined;
+/** What the variables of that run were before it. */
+let before: Variables = [];
 
-function run([count = '0', ...strings]: string[]): void {
+/** Undisturbed. */
+function run(number: number, [count = '0', ...strings]: string[]): void {
+  // Interrupted before this request was read.
+  if (hasEnded(number)) return;
   const variables = strings.slice(0, Number(count)).map(pairOf);
-  const before = variables.map(([name]) => [name, process.env[name]] as const);
+  running = number;
+  before = variables.map(([name]) => [name, process.env[name]] as const);
   assign(variables);
   cells += 1;
-  outcomeOf(strings.slice(variables.length).join('\0')).then((outcome) => undisturbed(() => finish(outcome, before)));
-}
-
-function finish(outcome: Outcome, before: Variables): void {
-  settle = undefined;
-  noticeInterrupt();
-  assign(before);
-  tellOutcome(outcome);
-  tell({ type: 'done' });
-}
-
-/** Begins at once, and not in a microtask: evaluate needs that. */
-function outcomeOf(code: string): Promise<Outcome> {
-  const { promise, resolve } = Promise.withResolvers<Outcome>();
-  let atOnce = false;
-  const settleThis = (outcome: Outcome): void => {
-    atOnce = true;
-    resolve(outcome);
-  };
-  settle = settleThis;
+  startWatchdog(interrupt, terminate);
+  const settle = (outcome: Outcome): void => void conclude(number, outcome);
   try {
+    const code = strings.slice(variables.length).join('\0');
     const script = asScript(typescript ? stripTypes(code) : code);
-    evaluate(`${script}\n//# sourceURL=cell-${cells}.js`, (outcome) => {
-      if (outcome.kind === 'value' && outcome.value !== undefined) shown(outcome.value).then(resolve);
-      else settleThis(outcome);
-    });
+    evaluate(`${script}\n//# sourceURL=cell-${cells}.js`, settle);
   } catch (error) {
-    settleThis({ kind: 'thrown', value: error });
+    settle({ kind: 'thrown', value: error });
   }
-  if (!atOnce) startWatchdog(terminate);
-  return promise;
 }
 
-/** The bundle of a value; of a promise, that of what becomes of it. */
-async function shown(value: unknown): Promise<Outcome> {
+/** Asks what came out what it looks like, which may be user code, and ends the run. */
+async function conclude(number: number, outcome: Outcome): Promise<void> {
+  let event: Event | undefined;
   try {
-    const last: unknown = types.isPromise(value) ? await value : value;
-    return { kind: 'value', value: last === undefined ? undefined : await bundleOf(last) };
+    if (outcome.kind === 'thrown') throw outcome.value;
+    // Of a promise, what becomes of it.
+    const last: unknown = types.isPromise(outcome.value) ? await outcome.value : outcome.value;
+    if (last !== undefined) event = { type: 'result', main: true, data: await bundleOf(last) };
   } catch (error) {
-    return { kind: 'thrown', value: error };
+    if (isOfInterrupt(error)) await pause(INTERRUPT_ON_ITS_WAY);
+    event = failureOf(error);
   }
+  end(number, event);
 }
 
-function tellOutcome(outcome: Outcome): void {
-  if (outcome.kind === 'interrupted') {
+function interrupt(number: number): void {
+  if (hasEnded(number)) return;
+  undisturbed(() => {
     endCutEvent();
-    tellInterrupted();
-  } else if (outcome.kind === 'thrown') {
-    tellThrown(outcome.value);
-  } else if (outcome.value !== undefined) {
-    tell({ type: 'result', main: true, data: outcome.value as Bundle });
-  }
+    end(number, INTERRUPTED);
+  });
+}
+
+/** The first to end a run is heard. */
+function end(number: number, event: Event | undefined): void {
+  if (hasEnded(number)) return;
+  undisturbed(() => {
+    noteEnd(number);
+    running = undefined;
+    assign(before);
+    before = [];
+    if (event !== undefined) tell(event);
+    tell({ type: 'done', run: String(number) });
+  });
 }
 
 function pairOf(pair: string): readonly [string, string | undefined] {
@@ -94,17 +96,20 @@ function assign(variables: Variables): void {
   }
 }
 
+/** Undisturbed. */
 function serve(request: string): void {
   const strings = payload();
-  if (request === 'run') {
-    run(strings);
+  const [kind, number] = request.split(' ');
+  if (kind === 'run') {
+    run(Number(number), strings);
     return;
   }
   try {
-    if (request === 'env') assign(strings.map(pairOf));
-    else if (request === 'reseed') reseed(Buffer.from(strings[1]!, 'hex'));
+    if (kind === 'env') assign(strings.map(pairOf));
+    else if (kind === 'reseed') reseed(Buffer.from(strings[1]!, 'hex'));
   } catch (error) {
-    tellThrown(error);
+    const failure = failureOf(error);
+    if (failure !== undefined) tell(failure);
   }
   tell({ type: 'done' });
 }
@@ -112,18 +117,16 @@ function serve(request: string): void {
 replaceStreams();
 replaceMathRandom();
 setGlobals(nodeForChildren);
-process.on('SIGINT', () => {
-  noticeInterrupt();
-  settle?.(INTERRUPTED);
-});
+// It is meant for children; what this program makes of it comes by way of the watchdog.
+process.on('SIGINT', () => {});
 // Nothing that user code throws ends this process. Between runs there is nobody to tell.
 for (const event of ['uncaughtException', 'unhandledRejection'] as const)
   process.on(event, (thrown: unknown) => {
-    if (settle === undefined && !(thrown instanceof ProcessExit)) console.error(thrown);
-    settle?.({ kind: 'thrown', value: thrown });
+    if (running !== undefined) void conclude(running, { kind: 'thrown', value: thrown });
+    else if (!(thrown instanceof ProcessExit)) console.error(thrown);
   });
 onRequest(
   (request) => undisturbed(() => serve(request)),
   () => process.kill(process.pid, 'SIGKILL'),
 );
-tell({ type: 'ready' });
+tell({ type: 'ready', lines: { run: 'run {run}' } });
