@@ -6,7 +6,7 @@ import { ProcessExit } from './globals.ts';
 
 /** Frames of this program, and of what lies between it and a cell. */
 const OURS = `${import.meta.dirname}${path.sep}`;
-const BETWEEN = /\bnode:(?:inspector|vm|coppice|internal)\b/;
+const BETWEEN = /\bnode:(?:inspector|vm|internal)\b/;
 
 type Failure = Extract<Event, { type: 'error' }>;
 
