@@ -49,7 +49,8 @@ export async function captureDisk(request: JailCapture): Promise<Capture> {
     clearCapture(folder);
     if (signal?.aborted) throw new CoppiceError('aborted', 'given up by the caller', { cause: error });
     // An end of the jail takes with it what is unfinished.
-    if (!existsSync(folder)) throw new CoppiceError('unavailable', `jail ${jail.id} has ended`, { cause: error });
+    if (jail.ended || !existsSync(folder))
+      throw new CoppiceError('unavailable', `jail ${jail.id} has ended`, { cause: error });
     throw asCaptureError(error, jail.id);
   }
 }

@@ -28,6 +28,8 @@ export interface JailParts {
 /** What the backend itself needs of a jail beside what is a Machine's. */
 export interface Jail extends Machine {
   readonly parked: boolean;
+  /** Its first process has ended, or it is being destroyed: parts of it may be gone already. */
+  readonly ended: boolean;
   /**
    * Runs `work` while no process of the jail does. A park or unpark meanwhile counts from its end on. `unavailable`: it did
    * not stop in time, or has ended by the time the work is done.
@@ -48,8 +50,9 @@ export function createJail(parts: JailParts): Jail {
     gone = true;
   });
 
+  const hasEnded = (): boolean => gone || destroying !== undefined || !isAlive(identity);
   const live = (): void => {
-    if (gone || destroying || !isAlive(identity)) throw new CoppiceError('unavailable', `jail ${id} is gone`);
+    if (hasEnded()) throw new CoppiceError('unavailable', `jail ${id} is gone`);
   };
 
   const dial = async (): Promise<Socket | undefined> => {
@@ -101,6 +104,9 @@ export function createJail(parts: JailParts): Jail {
     get parked() {
       return parked;
     },
+    get ended() {
+      return hasEnded();
+    },
     park() {
       parked = true;
       if (!gone) cgroups.freeze(id, true);
@@ -117,7 +123,7 @@ export function createJail(parts: JailParts): Jail {
         await awaitFrozen(id, cgroups, signal);
         const result = await work();
         // An end thaws what it has killed, and the last of a process is to close its files.
-        if (destroying || !isAlive(identity)) throw new CoppiceError('unavailable', `jail ${id} has ended meanwhile`);
+        if (hasEnded()) throw new CoppiceError('unavailable', `jail ${id} has ended meanwhile`);
         return result;
       } finally {
         standing--;
