@@ -180,6 +180,9 @@ function createApp({ node, store, log, domain, home = process.cwd(), webhookAddr
       if (known instanceof CoppiceError && known.code !== 'internal') log.warn(fields, 'request failed');
       else log.error(fields, 'request failed');
     }
+    // The framework would close while the client still sends, which then loses this answer to a reset. What comes is
+    // thrown away instead, for as long as a body may take.
+    if (body.code === 413) reply.removeHeader('connection');
     return reply.code(body.code).type('application/json; charset=utf-8').send(body);
   });
 
