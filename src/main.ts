@@ -182,6 +182,22 @@ template
   .option('--json')
   .action(async (names, options) => (await import('./cli/template.ts')).build(names, options));
 
+const image = program.command('image').description('images brought to this host as files, to build templates from');
+image
+  .command('import <file> <name>')
+  .description("an archive (OCI layout in a tar, or docker save's) as localhost/<name>[:tag] for fromImage")
+  .option('--member <name>', 'which image, where the archive holds several')
+  .option('--json')
+  .action(async (file, name, options) => (await import('./cli/image.ts')).bring(file, name, options));
+image
+  .command('list')
+  .option('--json')
+  .action(async (options) => (await import('./cli/image.ts')).list(options));
+image
+  .command('remove <name...>')
+  .option('--json')
+  .action(async (names, options) => (await import('./cli/image.ts')).remove(names, options));
+
 const team = program.command('team').description('owners of sandboxes and keys');
 team
   .command('create <name>')

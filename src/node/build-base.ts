@@ -10,6 +10,7 @@ import { BASE_STEP, stepError } from '../templates/build-steps.ts';
 import { GUEST_USER, type RootFacts } from '../templates/guest-root.ts';
 import { imageWith } from '../templates/image.ts';
 import { obtainImageRootfs } from '../templates/oci/image-rootfs.ts';
+import { importedSource, LOCAL_REGISTRY } from '../templates/oci/imported.ts';
 import { formatImageReference } from '../templates/oci/reference.ts';
 import { registrySource } from '../templates/oci/registry.ts';
 import type { BuildLog } from './build-log.ts';
@@ -116,7 +117,13 @@ export class BuildBases {
     const like = templates.all[0];
     if (!like) throw new CoppiceError('host_unfit', 'there is no built-in template on this host');
     const { reference, credentials } = base;
-    const source = registrySource(reference, { insecureRegistries, ...(credentials ? { credentials } : {}) });
+    // A registry on this host that the operator has allowed is one.
+    const imported = reference.registry === LOCAL_REGISTRY && !insecureRegistries.includes(LOCAL_REGISTRY);
+    if (imported && credentials)
+      throw new CoppiceError('bad_request', 'an image that was imported is in no registry: leave the credentials out');
+    const source = imported
+      ? await importedSource(imagesFolder, reference, signal)
+      : registrySource(reference, { insecureRegistries, ...(credentials ? { credentials } : {}) });
     try {
       const onStage = (stage: string): void => log.say('info', stage, BASE_STEP);
       const { artifact, config, facts } = await obtainImageRootfs(source, { imagesFolder, signal, onStage, force });

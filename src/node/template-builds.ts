@@ -13,6 +13,7 @@ import { sweepArtifacts } from '../templates/artifact-store.ts';
 import { type Catalogue, openCatalogue, type ResolvedTemplate } from '../templates/catalogue.ts';
 import { type TemplateDefinition, templateIDOf } from '../templates/definitions.ts';
 import { buildImage } from '../templates/image.ts';
+import { sweepBlobs } from '../templates/oci/blob-store.ts';
 import { captureGolden } from './golden.ts';
 import { newMachineID } from './identifiers.ts';
 import type { ReadyTemplate } from './nursery.ts';
@@ -41,6 +42,8 @@ export interface BuildNews {
 const WORTH_TELLING = 0.004;
 /** What a boot and its warm-up take under emulation, for the estimate on the screen. Seconds. */
 const GOLDEN_GUESS_SECONDS = 25;
+/** Layers of images that builds are made from; a template needs none of them any more. */
+const LAYERS_KEPT_MS = 14 * 86_400_000;
 
 export class TemplateBuilds {
   readonly #options: TemplateBuildsOptions;
@@ -137,7 +140,7 @@ export class TemplateBuilds {
   }
 
   /**
-   * Removes image files that no build and no snapshot is made of. Only when every template that is wanted has been built.
+   * Removes image files that no build and no snapshot is made of, and layers that no build has asked for lately. Only when every template that is wanted has been built.
    * A folder of images that is a link belongs to another home, which knows what else is made of them.
    */
   async sweep(): Promise<void> {
@@ -147,6 +150,7 @@ export class TemplateBuilds {
       imagesFolder,
       new Set([...(await this.#catalogue()).imageFiles(), ...(inUse?.().images ?? [])]),
     );
+    await sweepBlobs(imagesFolder, Date.now() - LAYERS_KEPT_MS);
   }
 
   /** Made from this very image, and restorable by this host's VMM. */

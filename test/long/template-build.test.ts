@@ -6,10 +6,12 @@ import { join } from 'node:path';
 import test, { after, before } from 'node:test';
 import { BuildError, type LogEntry, Sandbox, Template, waitForPort } from 'e2b';
 import { Template as OlderTemplate } from 'e2b-245';
+import { importImage, removeImported } from '../../src/templates/oci/imported.ts';
 import { startBuildService } from '../helpers/build-service.ts';
 import { makeImage, serve, serveImage, type TestServer } from '../helpers/oci-image.ts';
+import { layoutFiles } from '../helpers/oci-layout.ts';
 import type { TestService } from '../helpers/service.ts';
-import { file, folder, symlink } from '../helpers/tiny-tar.ts';
+import { file, folder, symlink, tar } from '../helpers/tiny-tar.ts';
 import { until } from '../helpers/until.ts';
 
 let service: TestService;
@@ -268,6 +270,21 @@ test('tags, aliases, publication and deletion, as the SDK has them', async () =>
   assert.equal((await call('DELETE', '/templates/tagged')).status, 204);
   await assert.rejects(Sandbox.create('tagged', service.sdk), NO_TEMPLATE);
   assert.equal(await Template.exists('tagged', sdk()), false);
+});
+
+test('from an archive that the operator has imported, by its name; without it the build says what to do', async () => {
+  const archive = join(context, 'image.tar');
+  writeFileSync(archive, tar(layoutFiles([{ image: image() }])));
+  const { images } = service.home;
+  const template = Template().fromImage('localhost/tool:1').runCmd('echo from $FROM_IMAGE > /home/user/note');
+  await assert.rejects(build(template, 'from-archive'), /coppice image import/);
+  await importImage(images, { file: archive, name: 'tool:1' });
+  try {
+    await build(template, 'from-archive');
+  } finally {
+    await removeImported(images, 'tool:1');
+  }
+  await inside('from-archive', async (sandbox) => assert.equal(await said(sandbox, 'cat note'), 'from yes'));
 });
 
 test('a microVM of an image without bash, with its own program in the golden checkpoint, by the older SDK', async () => {

@@ -1,6 +1,6 @@
-/** Images in files: OCI's layout as a folder and as a tar, and what `docker save` writes. */
+/** Images in files: OCI's layout in a tar, and what `docker save` writes. */
 import assert from 'node:assert/strict';
-import { symlink as link, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { symlink as link, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test from 'node:test';
@@ -8,13 +8,12 @@ import { gzipSync } from 'node:zlib';
 import { isCoppiceError } from '../../src/contract/errors.ts';
 import { archiveSource } from '../../src/templates/oci/archive.ts';
 import { type BlobStore, openBlobStore } from '../../src/templates/oci/blob-store.ts';
-import { hexOf } from '../../src/templates/oci/digest.ts';
 import { type ImageSource, LOCAL_SCOPE } from '../../src/templates/oci/image-source.ts';
 import { readLayers } from '../../src/templates/oci/layers.ts';
-import { layoutSource } from '../../src/templates/oci/layout.ts';
 import { fetchLayers, resolveImage } from '../../src/templates/oci/pull.ts';
-import { makeImage, type TinyImage } from '../helpers/oci-image.ts';
-import { file, sha256, symlink, type TarPart, tar } from '../helpers/tiny-tar.ts';
+import { makeImage } from '../helpers/oci-image.ts';
+import { layoutFiles } from '../helpers/oci-layout.ts';
+import { file, symlink, type TarPart, tar } from '../helpers/tiny-tar.ts';
 
 const refused = (error: unknown) => isCoppiceError(error, 'bad_request');
 
@@ -32,24 +31,6 @@ async function namesIn(source: ImageSource, store: BlobStore, work: string): Pro
   const layers = await fetchLayers(image, source, store);
   const content = await mkdtemp(join(work, 'content-'));
   return [...(await readLayers(layers, content)).tree.root.children.keys()];
-}
-
-function layoutFiles(images: readonly { readonly image: TinyImage; readonly name?: string }[]): TarPart[] {
-  const index = {
-    schemaVersion: 2,
-    manifests: images.map(({ image, name }) => ({
-      mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      digest: sha256(image.manifest),
-      size: image.manifest.length,
-      ...(name === undefined ? {} : { annotations: { 'org.opencontainers.image.ref.name': name } }),
-    })),
-  };
-  const blobs = images.flatMap(({ image }) => [...image.blobs]);
-  return [
-    file('oci-layout', '{"imageLayoutVersion":"1.0.0"}'),
-    ...blobs.map(([digest, bytes]) => file(`blobs/sha256/${hexOf(digest)}`, bytes)),
-    file('./index.json', JSON.stringify(index)),
-  ];
 }
 
 /** As older versions write it, with a layer that is there once for two images. */
@@ -70,28 +51,27 @@ function saved(names: readonly string[]): TarPart[] {
   ];
 }
 
-test('a layout is read from a folder, and chosen from by name', async () => {
+test('of several images in a layout one is chosen by name', async () => {
   await withFolder(async (folder, store) => {
     const [one, two] = [makeImage([[file('one')]]), makeImage([[file('two')]], { packing: 'zstd' })];
-    const layout = join(folder, 'layout');
-    await mkdir(join(layout, 'blobs/sha256'), { recursive: true });
-    for (const { path, body } of layoutFiles([
-      { image: one, name: 'v1' },
-      { image: two, name: 'v2' },
-    ]))
-      await writeFile(join(layout, path), body!);
-    assert.deepEqual(await namesIn(layoutSource(layout, 'v2'), store, folder), ['two']);
-    await assert.rejects(layoutSource(layout).head(), { message: /holds 2 images; it names v1, v2/ });
-    await assert.rejects(layoutSource(layout, 'v3').head(), refused);
-    // What stands under a digest is read when it is a file, and believed when it has that digest.
-    const blob = join(layout, 'blobs/sha256', hexOf(sha256(one.manifest)));
-    await rm(blob);
-    await link('/etc/hostname', blob);
-    await assert.rejects(layoutSource(layout, 'v1').head(), refused);
-    await rm(blob);
-    await writeFile(blob, two.manifest);
-    await assert.doesNotReject(layoutSource(layout, 'v1').head());
-    await assert.rejects(layoutSource(join(folder, 'nowhere')).head(), refused);
+    const path = join(folder, 'image.tar');
+    await writeFile(
+      path,
+      tar(
+        layoutFiles([
+          { image: one, name: 'v1' },
+          { image: two, name: 'v2' },
+        ]),
+      ),
+    );
+    const source = (tag?: string) => archiveSource(path, store, tag === undefined ? {} : { tag });
+    assert.deepEqual(await namesIn(await source('v2'), store, folder), ['two']);
+    await assert.rejects((await source()).head(), { message: /holds 2 images; it names v1, v2/ });
+    await assert.rejects((await source('v3')).head(), refused);
+    await assert.rejects(archiveSource(join(folder, 'nowhere'), store), refused);
+    // What is under a name is read when it is a file.
+    await link(path, join(folder, 'link.tar'));
+    await assert.rejects(archiveSource(join(folder, 'link.tar'), store), refused);
   });
 });
 

@@ -1,31 +1,13 @@
-/** Images on this host: a folder in OCI's image layout (`index.json`, `blobs/sha256/`), named by the operator. */
+/** OCI's image layout (`index.json`, `blobs/sha256/`): which image is meant, and its files. */
 import { constants } from 'node:fs';
 import { open } from 'node:fs/promises';
-import { join } from 'node:path';
 import { CoppiceError } from '../../contract/errors.ts';
-import { collect, type Descriptor, hexOf, parseDigest } from './digest.ts';
-import { type ImageSource, LOCAL_SCOPE } from './image-source.ts';
-import { DOCUMENT_BYTES, parseJson } from './manifest.ts';
+import { parseDigest } from './digest.ts';
+import { parseJson } from './manifest.ts';
 
 /** Names of an image in a layout's index: OCI's own, and containerd's whole one. */
 const NAMES = ['org.opencontainers.image.ref.name', 'io.containerd.image.name'];
 const MOST_MANIFESTS = 1_024;
-
-/** `tag`: which image, where the layout holds several. */
-export function layoutSource(folder: string, tag?: string): ImageSource {
-  const blob = ({ digest }: Pick<Descriptor, 'digest'>) => readPlain(join(folder, 'blobs', 'sha256', hexOf(digest)));
-  return {
-    name: folder,
-    scope: LOCAL_SCOPE,
-    close: () => {},
-    open: async (part) => blob(part),
-    async head() {
-      const index = await collect(readPlain(join(folder, 'index.json')), DOCUMENT_BYTES, 'index.json');
-      const digest = pickFromLayout(index, tag);
-      return digest === undefined ? index : collect(blob({ digest }), DOCUMENT_BYTES, `the manifest of ${folder}`);
-    },
-  };
-}
 
 /**
  * Digest of the manifest or index in a layout's index.json that is meant. undefined: the index itself, whose manifests are
