@@ -188,10 +188,12 @@ export interface CaptureRequest {
   readonly shape: MachineShape;
   /** The golden checkpoint of the template that the machine goes back to, however many snapshots lie between. */
   readonly base: Checkpoint;
-  /** False: disk alone. What the guest has not written out is not in it: the caller has had it synced. */
+  /** False: disk alone. What the guest has not written out by `guestReady` is not in it. */
   readonly memory: boolean;
   /** False: nothing of it runs after the instant of the capture; it is the caller's to destroy, or to `unpark`. */
   readonly goesOn: boolean;
+  /** What the guest does before it: awaited before the machine stands still, while all else is being got ready. Never rejects. */
+  readonly guestReady?: Promise<void>;
   /** Called once when it goes on, if it does: what is still to be done is of files alone. */
   readonly onGoesOn?: () => void;
 }

@@ -45,10 +45,13 @@ export class Captures {
     const { ownKernel, agentOnDemand } = backend.capabilities;
     // An agent on demand is not started for it.
     const told = member !== undefined && !agentOnDemand;
-    if (told) await this.#tell(member, 'before-pause');
     // Of a sandbox that goes on, what its kernel has yet to write is in its memory, at the same instant; of one that does not,
     // the disk may come to stand alone.
-    if (ownKernel && member && !(memory && goesOn)) await this.#sync(member, signal);
+    const synced = ownKernel && !(memory && goesOn);
+    const guestReady = (async () => {
+      if (told) await this.#tell(member, 'before-pause');
+      if (synced && member) await this.#sync(member, signal);
+    })();
     let woken: Promise<void> | undefined;
     const onGoesOn = (): void => {
       woken ??= (async () => {
@@ -56,10 +59,12 @@ export class Captures {
         if (told) await this.#tell(member, 'after-resume');
       })();
     };
-    const request = { image: base.image, shape: base.shape, base: base.checkpoint, memory, goesOn, onGoesOn };
+    const { image, shape, checkpoint } = base;
     try {
+      const request = { image, shape, base: checkpoint, memory, goesOn, guestReady, onGoesOn };
       return await backend.capture(machine, request, out, signal);
     } finally {
+      await guestReady;
       // Where it failed before the machine was stopped, or without a word of it, too.
       if (goesOn) onGoesOn();
       await woken;

@@ -83,12 +83,13 @@ export async function salvageDisk(request: {
 /** The jail stands still for the second of the copy's two steps only. */
 async function copyInto(
   work: string,
-  { log, keeper, jail, goesOn, signal }: JailCapture,
+  { log, keeper, jail, goesOn, guestReady, signal }: JailCapture,
 ): Promise<{ readonly since: number; readonly until: number }> {
   const to = join(work, GOLDEN_LAYER);
   const { stop, release } = stopOn(signal);
   try {
     await keeper.ask('copy', { layer: join(jail.record.folder, LAYER_FILE), to, stop });
+    await guestReady;
     const since = performance.now();
     const settled = await jail.standStill(async () => {
       const result = await keeper.ask('settle', { to, stop });

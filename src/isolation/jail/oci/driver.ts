@@ -181,7 +181,7 @@ export function createOciBackend(options: OciBackendOptions): IsolationBackend {
       }
     },
 
-    async capture(machine, { image, shape, memory, goesOn }, out, signal) {
+    async capture(machine, { image, shape, memory, goesOn, guestReady }, out, signal) {
       if (memory) throw new CoppiceError('not_implemented', 'the memory of a jail cannot be captured');
       const jail = jails.get(machine);
       if (!jail) throw new CoppiceError('bad_request', 'this machine is no jail of this backend');
@@ -189,7 +189,8 @@ export function createOciBackend(options: OciBackendOptions): IsolationBackend {
         throw new CoppiceError('conflict', `the disk of jail ${jail.id} is being captured already`);
       capturing.add(jail.id);
       try {
-        return await captureDisk({ log, keeper: await demandKeeper(), jail, image, shape, goesOn, out, signal });
+        const about = { jail, image, shape, goesOn, ...(guestReady ? { guestReady } : {}) };
+        return await captureDisk({ ...about, log, keeper: await demandKeeper(), out, signal });
       } finally {
         capturing.delete(jail.id);
       }

@@ -96,17 +96,18 @@ export async function salvageDisk(request: {
   }
 }
 
-/** What has to be of one instant: the machine is stopped for the second half of this. */
+/** What has to be of one instant: the machine is stopped for the last part of this. */
 async function copyInto(
   work: string,
-  { machine, memory, base, shape, goesOn, signal, log }: MachineCapture,
+  { machine, memory, base, shape, goesOn, guestReady, signal, log }: MachineCapture,
 ): Promise<{ readonly stoppedAtMs: number; readonly pauseMs: number }> {
-  const overlay = await approachOverlay(
-    join(machine.record.folder, OVERLAY_FILE),
-    join(work, DISK_FILES.overlay),
-    signal,
-  );
-  if (!memory) return machine.standStill(() => overlay.settle(), { goesOn, signal });
+  const approach = () =>
+    approachOverlay(join(machine.record.folder, OVERLAY_FILE), join(work, DISK_FILES.overlay), signal);
+  if (!memory) {
+    const overlay = await approach();
+    await guestReady;
+    return machine.standStill(() => overlay.settle(), { goesOn, signal });
+  }
   const memoryBytes = shape.memoryMB * 2 ** 20;
   const guest = await openGuestMemory(machine.identity, join(base.folder, GOLDEN_FILES.memory), memoryBytes, 'read');
   try {
@@ -114,7 +115,7 @@ async function copyInto(
     try {
       // All of it again while it is stopped, into pages of the host's cache that are there by then: to find them takes
       // several times as long as to fill them.
-      await copyPages(guest, file, signal);
+      const [overlay] = await all([approach(), copyPages(guest, file, signal), guestReady]);
       const { value, ...times } = await machine.standStill(
         // Saving the state of devices changes no memory: QEMU itself sends the last of the memory before it.
         (qmp) => all([overlay.settle(), saveState(qmp, signal), copyPages(guest, file, signal)]),
