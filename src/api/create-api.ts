@@ -7,7 +7,7 @@ import { hash, randomBytes } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { type FastifyInstance, type FastifyReply, type FastifyRequest, fastify } from 'fastify';
 import { parseBody } from '../contract/e2b/json.ts';
-import { PENDING_ADMIN_VERBS, PENDING_VERBS, type PendingVerb } from '../contract/e2b/routes.ts';
+import { PENDING_VERBS, type PendingVerb } from '../contract/e2b/routes.ts';
 import { CoppiceError, toE2BError } from '../contract/errors.ts';
 import type { NodeApi } from '../contract/node-api.ts';
 import type { ControlStore } from '../control/control-store.ts';
@@ -16,7 +16,7 @@ import type { WebhookAddresses } from '../control/webhook-addresses.ts';
 import type { Log } from '../telemetry/log.ts';
 import { activityRoutes } from './activity-routes.ts';
 import { adminRoutes } from './admin-routes.ts';
-import { type Audience, createAuthentication } from './authentication.ts';
+import { createAuthentication } from './authentication.ts';
 import { buildRoutes } from './build-routes.ts';
 import { createUploads } from './build-uploads.ts';
 import { allowAnyOrigin, answerPreflight } from './cors.ts';
@@ -139,8 +139,7 @@ function createApp({ node, store, log, domain, home = process.cwd(), webhookAddr
     ...tokenRoutes(context),
     ...nodeRoutes(context),
     ...adminRoutes(context),
-    ...pendingRoutes(PENDING_VERBS, 'team'),
-    ...pendingRoutes(PENDING_ADMIN_VERBS, 'admin'),
+    ...pendingRoutes(PENDING_VERBS),
   ];
   const methodsOf = createMethodFinder(routes);
 
@@ -237,13 +236,10 @@ function openRoutes({ node }: ApiContext): readonly Route[] {
   ];
 }
 
-function pendingRoutes(
-  verbs: readonly PendingVerb[],
-  audience: Audience,
-): readonly (Route & { readonly pending: CoppiceError })[] {
+function pendingRoutes(verbs: readonly PendingVerb[]): readonly (Route & { readonly pending: CoppiceError })[] {
   return verbs.map(({ method, path, verb }) => {
     const pending = new CoppiceError('not_implemented', `${verb} (${method} ${path}) is not implemented yet`);
-    return { method, path, audience, pending, handle: () => Promise.reject(pending) };
+    return { method, path, pending, handle: () => Promise.reject(pending) };
   });
 }
 

@@ -10,10 +10,13 @@ import {
   ISOLATION_KEY,
   ISOLATIONS,
   type Isolation,
+  MASK_PORT,
+  type NetworkUpdate,
   type NetworkWish,
 } from '../contract/node-api.ts';
 
 const EVERYTHING = '0.0.0.0/0';
+const HOST = /^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?::[1-9][0-9]{0,4})?$/;
 
 export interface Generation {
   readonly defaultTimeout: number;
@@ -29,16 +32,20 @@ export function toCreateRequest(body: NewSandbox, teamID: string, generation: Ge
   refuse(isFilled(body.iam?.tokens), 'iam');
   refuse(isFilled(body.volumeMounts), 'volumeMounts');
   const isolation = isolationOf(body.metadata ?? {});
+  const secure = generation.alwaysSecure || body.secure === true;
   return {
     teamID,
     template: body.templateID,
     ...(isolation === undefined ? {} : { isolation }),
     timeoutSeconds: positiveTimeout(body.timeout ?? generation.defaultTimeout),
-    secure: generation.alwaysSecure || body.secure === true,
+    secure,
     ...toLifecycle(body),
     metadata: body.metadata ?? {},
     envVars: body.envVars ?? {},
-    network: toNetworkWish(body.network ?? {}, body.allow_internet_access ?? undefined),
+    network: {
+      ...toNetworkUpdate(body.network ?? {}, body.allow_internet_access ?? undefined),
+      ...toTraffic(body.network ?? {}, secure),
+    },
   };
 }
 
@@ -71,18 +78,43 @@ function toLifecycle(body: NewSandbox): Pick<CreateSandboxRequest, 'onTimeout' |
 }
 
 /** A deny list of everything and nothing else is how E2B spells `allow_internet_access: false`; deny wins over true. */
-function toNetworkWish(network: NewSandboxNetwork, allowInternetAccess: boolean | undefined): NetworkWish {
+export function toNetworkUpdate(network: NewSandboxNetwork, allowInternetAccess: boolean | undefined): NetworkUpdate {
   const denyOut = network.denyOut ?? [];
   const deniesEverything = denyOut.length === 1 && denyOut[0] === EVERYTHING;
-  refuse(network.allowPublicTraffic === false, 'network.allowPublicTraffic');
   refuse(isFilled(network.allowOut), 'network.allowOut');
   refuse(denyOut.length > 0 && !deniesEverything, 'network.denyOut');
   refuse(network.egressProxy !== undefined && network.egressProxy !== null, 'network.egressProxy');
-  refuse(isFilled(network.maskRequestHost), 'network.maskRequestHost');
   refuse(isFilled(network.rules), 'network.rules');
   refuse(isFilled(network.httpsPorts), 'network.httpsPorts');
   if (deniesEverything) return { allowInternetAccess: false };
   return allowInternetAccess === undefined ? {} : { allowInternetAccess };
+}
+
+/** Who may reach its ports, and what they see of it. */
+function toTraffic(
+  { allowPublicTraffic, maskRequestHost }: NewSandboxNetwork,
+  secure: boolean,
+): Pick<NetworkWish, 'publicTraffic' | 'maskRequestHost'> {
+  if (allowPublicTraffic === false && !secure)
+    throw new CoppiceError(
+      'bad_request',
+      "You cannot create a sandbox without public access unless you enable secure envd access via 'secure' flag.",
+    );
+  if (maskRequestHost && !isHost(maskRequestHost))
+    throw new CoppiceError(
+      'bad_request',
+      `network.maskRequestHost must be a host name, with a port or without; '\${PORT}' stands for the sandbox's port`,
+    );
+  return {
+    ...(allowPublicTraffic === false ? { publicTraffic: false } : {}),
+    ...(maskRequestHost ? { maskRequestHost } : {}),
+  };
+}
+
+/** It becomes the value of a header field of HTTP: nothing but names, dots and one port. */
+function isHost(text: string): boolean {
+  const host = text.replace(MASK_PORT, '65535');
+  return host.length <= 255 && HOST.test(host) && Number(/:(\d+)$/.exec(host)?.[1] ?? 1) <= 65_535;
 }
 
 /** Seconds. E2B's two texts for a life that is too short or too long. */

@@ -16,6 +16,7 @@ import {
   type NewSandbox,
   newSandboxV1,
   newSandboxV2,
+  sandboxNetwork,
   sandboxPause,
   sandboxRefresh,
   sandboxResume,
@@ -27,7 +28,16 @@ import { CoppiceError } from '../contract/errors.ts';
 import type { CreateSandboxRequest, ResumeWish, SandboxView } from '../contract/node-api.ts';
 import { listRunning } from '../control/census.ts';
 import { NODE_ID } from '../control/node-states.ts';
-import { cappedTimeout, type Generation, positiveTimeout, refuse, toCreateRequest, V1, V2 } from './create-request.ts';
+import {
+  cappedTimeout,
+  type Generation,
+  positiveTimeout,
+  refuse,
+  toCreateRequest,
+  toNetworkUpdate,
+  V1,
+  V2,
+} from './create-request.ts';
 import { type ApiContext, param, type Route, teamOf, withTiming } from './route.ts';
 import { validate, validationError } from './validation.ts';
 
@@ -149,6 +159,16 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
       path: '/sandboxes/:sandboxID',
       handle: async (request, reply) => {
         await node.killSandbox(teamOf(request), sandboxIDOf(request));
+        return reply.code(204).send();
+      },
+    },
+    {
+      method: 'PUT',
+      path: '/sandboxes/:sandboxID/network',
+      handle: async (request, reply) => {
+        const { allow_internet_access, ...network } = validate(sandboxNetwork, request.body);
+        const update = toNetworkUpdate(network, allow_internet_access ?? undefined);
+        await node.updateNetwork(teamOf(request), sandboxIDOf(request), update);
         return reply.code(204).send();
       },
     },

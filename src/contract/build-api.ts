@@ -104,6 +104,8 @@ export interface BuildApi {
   untagTemplate(teamID: string, template: string, tags: readonly string[]): Promise<void>;
   listTags(teamID: string, template: string): Promise<readonly TemplateTag[]>;
   /** Whether other teams may make sandboxes of it. Its names, from then on. */
+  /** Ends the builds of a team that wait or are under way; they say that they were cancelled. Returns how many. */
+  cancelBuilds(teamID: string): Promise<number>;
   publishTemplate(teamID: string, template: string, isPublic: boolean): Promise<readonly string[]>;
 }
 

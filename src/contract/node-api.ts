@@ -20,7 +20,17 @@ export type SandboxState = 'creating' | 'running' | 'pausing' | 'paused' | 'resu
 export interface NetworkWish {
   /** `false` cuts all egress. `undefined` means not set by the caller (internet allowed, as E2B has it). */
   readonly allowInternetAccess?: boolean;
+  /** `false`: every port but envd's demands the traffic access token. Default true. Only of a secure sandbox. */
+  readonly publicTraffic?: boolean;
+  /** What servers in it see as the Host of a request for them, with MASK_PORT for the port. */
+  readonly maskRequestHost?: string;
 }
+
+/** E2B's word for the port of a request in `maskRequestHost`. */
+export const MASK_PORT = /\$\{PORT\}/g;
+
+/** What may change in a network wish while a sandbox is there. */
+export type NetworkUpdate = Pick<NetworkWish, 'allowInternetAccess'>;
 
 export interface CreateSandboxRequest {
   readonly teamID: string;
@@ -63,6 +73,10 @@ export interface SandboxView {
   readonly envdAccessToken?: string;
   readonly metadata: Readonly<Record<string, string>>;
   readonly allowInternetAccess?: boolean;
+  readonly publicTraffic: boolean;
+  /** There when `publicTraffic` is false. */
+  readonly trafficAccessToken?: string;
+  readonly maskRequestHost?: string;
   readonly isolation: Isolation;
   /** UUID of the present generation (a new one at each restore, rollback or fork). */
   readonly generation: string;
@@ -372,6 +386,11 @@ export interface NodeApi extends BuildApi {
   refreshSandbox(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<void>;
   /** Sets the deadline of a running sandbox to now + timeout; 0 is now. A paused one is `sandbox_not_found`. */
   setSandboxTimeout(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<void>;
+  /**
+   * Takes the place of what it may reach, paused or running: established flows that are denied now are cut when it resolves. It
+   * holds from then on, through pauses, snapshots and restarts.
+   */
+  updateNetwork(teamID: string, sandboxID: string, network: NetworkUpdate): Promise<void>;
   killSandbox(teamID: string, sandboxID: string): Promise<void>;
   /**
    * Captures a running or paused sandbox, which goes on as it was: with its memory where its isolation can, else what it has

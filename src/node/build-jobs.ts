@@ -174,6 +174,21 @@ export class BuildJobs implements BuildApi {
     return [template.name];
   }
 
+  async cancelBuilds(teamID: string): Promise<number> {
+    const cancelled = [...this.#rows.inState('building'), ...this.#rows.inState('waiting')].filter(
+      (build) => build.teamID === teamID,
+    );
+    const reason = new CoppiceError('aborted', 'the build was cancelled by the operator');
+    for (const { buildID } of cancelled) {
+      this.#fail(buildID, reason);
+      this.#running.get(buildID)?.abort.abort(reason);
+    }
+    await Promise.all(cancelled.map(({ buildID }) => this.#running.get(buildID)?.over));
+    for (const { buildID } of cancelled)
+      await rm(this.#options.built.folderOf(buildID), { recursive: true, force: true });
+    return cancelled.length;
+  }
+
   /** False: there is no such template of the team. `forbidden`: it is another's. */
   async deleteTemplate(teamID: string, text: string): Promise<boolean> {
     const { built, log } = this.#options;
@@ -341,7 +356,7 @@ export class BuildJobs implements BuildApi {
       if (this.#rows.publish(buildID, { ...result, image: built.relative(result.image) }))
         log.info({ template: name, templateID, buildID }, 'template built');
     } catch (error) {
-      // By the end of the node: it is taken up again. By a deletion: nobody is left to be told.
+      // By the end of the node: it is taken up again. By a deletion: nobody is left to be told. Cancelled: it was told.
       if (signal.aborted) return;
       await rm(built.folderOf(buildID), { recursive: true, force: true });
       const late = deadline.signal.aborted;

@@ -126,6 +126,9 @@ export class Chronicle {
       case 'deadline':
         if (row) this.#deadline(row, told, fact.endAtMs);
         return;
+      case 'network':
+        if (row) this.#network(row, fact.allowInternet);
+        return;
       case 'killed':
         this.#killed(told.subject, row, fact.reason);
     }
@@ -166,6 +169,12 @@ export class Chronicle {
     const endAt = new Date(endAtMs).toISOString();
     this.#event('updated', row, Date.now(), { set_timeout: endAt });
     this.#say(row.id, 'debug', 'timeout set', { endAt });
+  }
+
+  #network(row: OwnedRow, allowInternet: boolean | undefined): void {
+    const internet = String(allowInternet !== false);
+    this.#event('updated', row, Date.now(), { set_network: { allow_internet_access: allowInternet !== false } });
+    this.#say(row.id, 'info', 'network set', { internet });
   }
 
   #killed(subject: Subject, row: OwnedRow | undefined, reason: string): void {

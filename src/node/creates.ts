@@ -2,7 +2,6 @@
 import { CoppiceError, isCoppiceError } from '../contract/errors.ts';
 import type { CreateSandboxRequest, CreateSandboxResult, SandboxView } from '../contract/node-api.ts';
 import type { Backends } from '../isolation/backends.ts';
-import type { NetworkFabric } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
 import { type HeldTemplate, noAccess } from './built-templates.ts';
 import type { Fleet } from './fleet.ts';
@@ -11,6 +10,7 @@ import type { KnownTemplates } from './known-templates.ts';
 import { runHooks } from './lifecycle-hooks.ts';
 import type { Member } from './member.ts';
 import { environment, type GrowthWish, type ReadyTemplate } from './nursery.ts';
+import type { Policies } from './policies.ts';
 import type { Pool } from './pool.ts';
 import { ReceiptClock } from './receipt.ts';
 import type { Owner, Rows } from './rows.ts';
@@ -19,7 +19,7 @@ import type { Views } from './views.ts';
 
 export interface CreatesOptions {
   readonly backends: Backends;
-  readonly fabric: NetworkFabric;
+  readonly policies: Policies;
   readonly rows: Rows;
   readonly fleet: Fleet;
   readonly hot: HotTier;
@@ -73,10 +73,9 @@ export class Creates {
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<CreateSandboxResult> {
-    const { fabric, fleet, log } = this.#options;
+    const { policies, fleet, log } = this.#options;
     const { template } = source;
-    if (request.network.allowInternetAccess === true && !fabric.enforcing)
-      throw new CoppiceError('unsupported_policy', 'allow_internet_access: guests have no network on this host');
+    policies.demandAble(request.network);
     for (let attempt = 1; ; attempt++) {
       const acquired = await this.#acquire(source, request, clock, signal);
       const { member } = acquired;
@@ -190,6 +189,8 @@ export class Creates {
       metadata: request.metadata,
       env: request.envVars,
       allowInternet: request.network.allowInternetAccess,
+      publicTraffic: request.network.publicTraffic ?? true,
+      maskRequestHost: request.network.maskRequestHost,
       startedAtMs: now,
       endAtMs: now + request.timeoutSeconds * 1000,
       onTimeout: request.onTimeout ?? 'kill',
@@ -199,9 +200,11 @@ export class Creates {
     };
     if (!rows.claim(member.id, owner)) throw new CoppiceError('guest_unresponsive', 'the entry was gone at its claim');
     clock.stage('claim');
-    await this.#allowInternet(member, request.network.allowInternetAccess !== false);
+    await this.#options.policies.settle(member, owner);
     clock.stage('policy');
-    member.assign({ env: environment(template, member.id, owner.env), ...views.tokenOf(member.id, owner) });
+    const { maskRequestHost } = owner;
+    const env = environment(template, member.id, owner.env);
+    member.assign({ env, maskRequestHost, ...views.tokensOf(member.id, owner) });
     if (path === 'hot') {
       member.machine.unpark();
       const deadline = AbortSignal.timeout(HANDOVER_DEADLINE_MS);
@@ -230,13 +233,6 @@ export class Creates {
     if (template.checkpoint.manifest.memory !== 'own') return;
     const agent = await member.agent();
     for (const event of ['after-resume', 'hand-out'] as const) await runHooks(agent, event, this.#options.log, signal);
-  }
-
-  /** One transaction when the policy differs from what stands; none on the usual claim. */
-  async #allowInternet(member: Member, allowInternet: boolean): Promise<void> {
-    if (!member.attachment || member.internet === allowInternet) return;
-    await this.#options.fabric.setPolicy(member.id, { allowInternet });
-    member.internet = allowInternet;
   }
 }
 

@@ -107,7 +107,11 @@ function requestOf(owner: Owner, template: string, { timeoutSeconds }: ForkWish)
     autoResume: owner.autoResume,
     metadata: owner.metadata,
     envVars: owner.env,
-    network: owner.allowInternet === undefined ? {} : { allowInternetAccess: owner.allowInternet },
+    network: {
+      ...(owner.allowInternet === undefined ? {} : { allowInternetAccess: owner.allowInternet }),
+      publicTraffic: owner.publicTraffic,
+      ...(owner.maskRequestHost === undefined ? {} : { maskRequestHost: owner.maskRequestHost }),
+    },
   };
 }
 

@@ -37,6 +37,11 @@ export function openSeed(file: string): Buffer {
   return readFileSync(file);
 }
 
+/** What servers in a sandbox demand of their callers when its traffic is not public; as `accessToken`. */
+export function trafficToken(seed: Buffer, sandboxID: string): string {
+  return createHmac('sha256', seed).update(`traffic:${sandboxID}`).digest('hex');
+}
+
 /** The envd token of a sandbox: derived, so that it is the same after any restart and stored nowhere. */
 export function accessToken(seed: Buffer, sandboxID: string): string {
   return createHmac('sha256', seed).update(`envd:${sandboxID}`).digest('hex');

@@ -12,6 +12,7 @@ import type { Machine } from '../isolation/backend.ts';
 import type { Attachment } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
 import { DEFAULT_RUNTIME, type Runtime } from './runtime.ts';
+import type { Tokens } from './views.ts';
 
 export interface MemberOptions {
   readonly id: string;
@@ -59,6 +60,8 @@ export class Member {
   #connecting: Promise<AgentClient> | undefined;
   #env: Readonly<Record<string, string>>;
   #accessToken: string | undefined;
+  #trafficToken: string | undefined;
+  #maskRequestHost: string | undefined;
   #envd: Envd | undefined;
   #interpreter: Interpreter | undefined;
   #ended = false;
@@ -89,6 +92,16 @@ export class Member {
 
   get accessToken(): string | undefined {
     return this.#accessToken;
+  }
+
+  /** What ports other than envd's demand; undefined: nothing. */
+  get trafficToken(): string | undefined {
+    return this.#trafficToken;
+  }
+
+  /** See NetworkWish. */
+  get maskRequestHost(): string | undefined {
+    return this.#maskRequestHost;
   }
 
   /** The session that stands now, if any; asking counts as using it. */
@@ -171,9 +184,16 @@ export class Member {
   }
 
   /** From pool entry to sandbox: what its services serve from now on. */
-  assign(owner: { readonly env: Readonly<Record<string, string>>; readonly accessToken?: string }): void {
+  assign(
+    owner: Tokens & {
+      readonly env: Readonly<Record<string, string>>;
+      readonly maskRequestHost: string | undefined;
+    },
+  ): void {
     this.#env = owner.env;
     this.#accessToken = owner.accessToken;
+    this.#trafficToken = owner.trafficToken;
+    this.#maskRequestHost = owner.maskRequestHost;
   }
 
   /** Made at the first request: a claim pays for neither. */

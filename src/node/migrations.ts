@@ -167,4 +167,13 @@ export const MIGRATIONS: readonly Migration[] = [
       CREATE INDEX build_step_key ON build_step (team_id, key);
     `,
   },
+  {
+    version: 5,
+    name: 'node: who may reach a sandbox',
+    sql: `
+      ALTER TABLE machine ADD COLUMN public_traffic INTEGER;
+      ALTER TABLE machine ADD COLUMN mask_request_host TEXT;
+      UPDATE machine SET public_traffic = iif(team_id IS NULL, NULL, 1);
+    `,
+  },
 ];

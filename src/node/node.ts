@@ -29,6 +29,7 @@ import {
   type ListSnapshotsResult,
   type LogEntry,
   type LogsQuery,
+  type NetworkUpdate,
   type NodeApi,
   type NodeStatus,
   type Receipt,
@@ -64,6 +65,7 @@ import { Metrics } from './metrics.ts';
 import { Nursery, type ReadyTemplate, type UidRanges } from './nursery.ts';
 import { notFound } from './ownership.ts';
 import { Pauses } from './pauses.ts';
+import { Policies } from './policies.ts';
 import { ReceiptClock } from './receipt.ts';
 import { Repair } from './repair.ts';
 import { Revival } from './revival.ts';
@@ -122,6 +124,7 @@ export class Node implements NodeApi {
   readonly #creates: Creates;
   readonly #pauses: Pauses;
   readonly #forks: Forks;
+  readonly #policies: Policies;
   readonly #snapshots: Snapshots;
   readonly #kept: KeptSandboxes;
   readonly #building: Building | undefined;
@@ -183,11 +186,13 @@ export class Node implements NodeApi {
       stopping,
       log,
     });
+    const policies = new Policies({ fabric, rows, fleet, turns: this.#turns });
     const revival = new Revival({ backends, templates, views, log });
     const turns = this.#turns;
     const common = {
       backends,
       fabric,
+      policies,
       rows,
       fleet,
       templates,
@@ -221,6 +226,7 @@ export class Node implements NodeApi {
     this.#hot = hot;
     this.#snapshots = snapshots;
     this.#kept = kept;
+    this.#policies = policies;
     this.#creates = creates;
     this.#pauses = new Pauses(common);
     this.#forks = new Forks({ ...common, creates });
@@ -288,7 +294,7 @@ export class Node implements NodeApi {
 
   /**
    * For traffic to a sandbox that does not run: resumes it if its owner wished so, or waits for who is at it already.
-   * undefined: there is nothing to wait for. Envd is reached by who has the token; a stranger's knock there wakes nobody.
+   * undefined: there is nothing to wait for. Where a token is demanded, the knock of who has none wakes nobody.
    */
   wake(sandboxID: string, knock: Knock): Promise<Member | undefined> | undefined {
     const row = this.#rows.get(sandboxID);
@@ -305,9 +311,10 @@ export class Node implements NodeApi {
   }
 
   #mayWake(row: MachineRow, owner: Owner, knock: Knock): boolean {
-    const { accessToken } = this.#views.tokenOf(row.id, owner);
-    if (knock.port !== ENVD_PORT || accessToken === undefined) return true;
-    return knock.accessToken !== undefined && sameSecret(knock.accessToken, accessToken);
+    const { accessToken, trafficToken } = this.#views.tokensOf(row.id, owner);
+    const [wanted, shown] =
+      knock.port === ENVD_PORT ? [accessToken, knock.accessToken] : [trafficToken, knock.trafficToken];
+    return wanted === undefined || (shown !== undefined && sameSecret(shown, wanted));
   }
 
   createSandbox(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult> {
@@ -382,6 +389,11 @@ export class Node implements NodeApi {
   async setSandboxTimeout(teamID: string, sandboxID: string, timeoutSeconds: number): Promise<void> {
     await this.#demandRunning(teamID, sandboxID);
     this.#moveDeadline(sandboxID, timeoutSeconds, false);
+  }
+
+  async updateNetwork(teamID: string, sandboxID: string, network: NetworkUpdate): Promise<void> {
+    this.#owned(teamID, sandboxID);
+    await this.#track(this.#policies.update(sandboxID, network));
   }
 
   async killSandbox(teamID: string, sandboxID: string): Promise<void> {
@@ -476,6 +488,10 @@ export class Node implements NodeApi {
 
   listTags(teamID: string, template: string): Promise<readonly TemplateTag[]> {
     return this.#jobs.listTags(teamID, template);
+  }
+
+  cancelBuilds(teamID: string): Promise<number> {
+    return this.#jobs.cancelBuilds(teamID);
   }
 
   publishTemplate(teamID: string, template: string, isPublic: boolean): Promise<readonly string[]> {

@@ -9,6 +9,7 @@ import type { KnownTemplates } from './known-templates.ts';
 import type { Member } from './member.ts';
 import type { Nursery } from './nursery.ts';
 import type { Pauses } from './pauses.ts';
+import type { Policies } from './policies.ts';
 import type { Revival } from './revival.ts';
 import type { MachineRow, Rows } from './rows.ts';
 import type { Snapshots } from './snapshots.ts';
@@ -23,6 +24,7 @@ export interface RepairOptions {
   readonly nursery: Nursery;
   readonly templates: KnownTemplates;
   readonly pauses: Pauses;
+  readonly policies: Policies;
   readonly snapshots: Snapshots;
   readonly captures: Captures;
   readonly kept: KeptSandboxes;
@@ -63,7 +65,9 @@ export class Repair {
     const onDisk = row.kept !== undefined && (state === 'paused' || state === 'resuming');
     const machine = !onDisk && row.record ? await backends.adopt(row.record) : undefined;
     const attachment = (await fabric.attached()).find((one) => one.id === id);
-    const internet = attachment !== undefined && owner.allowInternet !== false;
+    const wished = attachment !== undefined && owner.allowInternet !== false;
+    // It may be a wish that was written and not done before the end of the process before. What fails is tried again.
+    const internet = attachment === undefined || (await this.#enforce(id, wished)) ? wished : !wished;
     if (machine) fleet.watch(machine, template);
     if (fate === 'park') {
       const kept = row.kept !== undefined && this.#options.kept.isThere(id, row.kept);
@@ -86,6 +90,17 @@ export class Repair {
     // Whoever waits for all of them is told.
     answer.catch(() => {});
     answers.push(answer);
+  }
+
+  async #enforce(id: string, allowInternet: boolean): Promise<boolean> {
+    const { fabric, log } = this.#options;
+    return fabric.setPolicy(id, { allowInternet }).then(
+      () => true,
+      (error: unknown) => {
+        log.error({ error, sandboxID: id }, 'the network of a sandbox could not be set as its owner wishes');
+        return false;
+      },
+    );
   }
 
   async #wake(member: Member, row: MachineRow, endAtMs: number): Promise<void> {
@@ -116,11 +131,15 @@ export class Repair {
 
   /** Finishes what a verb left unfinished. Errors are logged: it is tried again at the next turn. */
   async now(): Promise<void> {
-    const { rows, fleet, nursery, snapshots, log } = this.#options;
+    const { rows, fleet, nursery, snapshots, policies, log } = this.#options;
     try {
       for (const row of rows.all()) {
         if (row.state === 'killing' && !fleet.isBeingBuried(row.id)) await nursery.bury(row.id, undefined, row.uid);
         if (AT_START[row.state] === 'park') await this.#settle(row);
+        if (row.owner && !policies.agrees(row.id))
+          await policies
+            .reconcile(row.id)
+            .catch((error: unknown) => log.error({ error, sandboxID: row.id }, 'a network wish could not be done'));
       }
       await snapshots.reconcile();
       await this.#sweepKept();

@@ -53,6 +53,7 @@ export class Revival {
 
   /** Its services serve its owner. */
   assign(member: Member, owner: Owner): void {
-    member.assign({ env: member.env, ...this.#options.views.tokenOf(member.id, owner) });
+    const { maskRequestHost } = owner;
+    member.assign({ env: member.env, maskRequestHost, ...this.#options.views.tokensOf(member.id, owner) });
   }
 }

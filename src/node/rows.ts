@@ -45,6 +45,9 @@ export interface Owner {
   readonly metadata: Readonly<Record<string, string>>;
   readonly env: Readonly<Record<string, string>>;
   readonly allowInternet: boolean | undefined;
+  /** False: its ports are for who has its traffic token. */
+  readonly publicTraffic: boolean;
+  readonly maskRequestHost: string | undefined;
   /** Of the last start: create or resume. */
   readonly startedAtMs: number;
   /** Its deadline; of a paused one, when it was paused. */
@@ -65,6 +68,7 @@ export type RowFact =
   | { readonly kind: 'rolling back'; readonly parentID: string }
   | { readonly kind: 'captured'; readonly buildID: string }
   | { readonly kind: 'deadline'; readonly endAtMs: number }
+  | { readonly kind: 'network'; readonly allowInternet: boolean | undefined }
   | { readonly kind: 'killed'; readonly reason: string };
 
 interface Raw {
@@ -84,6 +88,8 @@ interface Raw {
   metadata: string | null;
   env: string | null;
   allow_internet: number | null;
+  public_traffic: number | null;
+  mask_request_host: string | null;
   started_at: number | null;
   end_at: number | null;
   on_timeout: OnTimeout | null;
@@ -189,19 +195,21 @@ export class Rows {
     return (
       this.#run(
         `UPDATE machine SET state = 'creating', team_id = ?, secure = ?, metadata = ?, env = ?, allow_internet = ?, started_at = ?, end_at = ?,
-           on_timeout = ?, timeout_ms = ?, pause_memory = ?, auto_resume = ?
+           on_timeout = ?, timeout_ms = ?, pause_memory = ?, auto_resume = ?, public_traffic = ?, mask_request_host = ?
          WHERE id = ? AND state IN ('hot', 'preparing')`,
         owner.teamID,
         owner.secure ? 1 : 0,
         JSON.stringify(owner.metadata),
         JSON.stringify(owner.env),
-        owner.allowInternet === undefined ? null : owner.allowInternet ? 1 : 0,
+        triState(owner.allowInternet),
         owner.startedAtMs,
         owner.endAtMs,
         owner.onTimeout,
         owner.timeoutMs,
         owner.pauseMemory ? 1 : 0,
         owner.autoResume ? 1 : 0,
+        owner.publicTraffic ? 1 : 0,
+        owner.maskRequestHost ?? null,
         id,
       ) === 1
     );
@@ -311,6 +319,17 @@ export class Rows {
     return end;
   }
 
+  /** What its owner wishes from now on. False: there is no such sandbox. */
+  setInternet(id: string, allowInternet: boolean | undefined): boolean {
+    const done =
+      this.#run(
+        `UPDATE machine SET allow_internet = ? WHERE id = ? AND state IN ('running','pausing','paused','resuming')`,
+        triState(allowInternet),
+        id,
+      ) === 1;
+    return this.#told(id, done && { kind: 'network', allowInternet });
+  }
+
   get(id: string): MachineRow | undefined {
     const raw = this.#get<Raw>('SELECT * FROM machine WHERE id = ?', id);
     return raw && fromRaw(raw);
@@ -359,6 +378,10 @@ export class Rows {
 
 type Value = string | number | null;
 
+function triState(value: boolean | undefined): number | null {
+  return value === undefined ? null : Number(value);
+}
+
 function fromRaw(raw: Raw): MachineRow {
   const owner: Owner | undefined =
     raw.team_id === null
@@ -369,6 +392,8 @@ function fromRaw(raw: Raw): MachineRow {
           metadata: JSON.parse(raw.metadata ?? '{}'),
           env: JSON.parse(raw.env ?? '{}'),
           allowInternet: raw.allow_internet === null ? undefined : raw.allow_internet === 1,
+          publicTraffic: raw.public_traffic !== 0,
+          maskRequestHost: raw.mask_request_host ?? undefined,
           startedAtMs: raw.started_at!,
           endAtMs: raw.end_at!,
           onTimeout: raw.on_timeout!,

@@ -26,8 +26,11 @@ export function createTraffic(node: Node, log: Log): TrafficServer {
 }
 
 function targetOf(member: Member): TrafficTarget {
+  const { id: sandboxID, trafficToken, maskRequestHost } = member;
   return {
-    sandboxID: member.id,
+    sandboxID,
+    ...(trafficToken === undefined ? {} : { trafficAccessToken: trafficToken }),
+    ...(maskRequestHost === undefined ? {} : { maskRequestHost }),
     get envd() {
       return member.envd;
     },

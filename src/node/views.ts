@@ -7,10 +7,16 @@ import {
   type SandboxState,
   type SandboxView,
 } from '../contract/node-api.ts';
-import { accessToken } from './identifiers.ts';
+import { accessToken, trafficToken } from './identifiers.ts';
 import { type KnownTemplates, namesOf } from './known-templates.ts';
 import type { Template } from './nursery.ts';
 import type { MachineRow, Owner } from './rows.ts';
+
+/** Of a sandbox: what it demands of its callers. */
+export interface Tokens {
+  readonly accessToken?: string;
+  readonly trafficToken?: string;
+}
 
 export class Views {
   readonly #templates: KnownTemplates;
@@ -22,9 +28,12 @@ export class Views {
     this.#seed = seed;
   }
 
-  /** What envd demands of the callers of a secure sandbox; nothing for others. */
-  tokenOf(sandboxID: string, owner: Owner): { readonly accessToken?: string } {
-    return owner.secure ? { accessToken: accessToken(this.#seed, sandboxID) } : {};
+  /** What envd demands of the callers of a secure sandbox, and other ports of one whose traffic is not public. */
+  tokensOf(sandboxID: string, owner: Owner): Tokens {
+    return {
+      ...(owner.secure ? { accessToken: accessToken(this.#seed, sandboxID) } : {}),
+      ...(owner.publicTraffic ? {} : { trafficToken: trafficToken(this.#seed, sandboxID) }),
+    };
   }
 
   ofRow(row: MachineRow): SandboxView {
@@ -43,7 +52,7 @@ export class Views {
   ): SandboxView {
     const { id, templateID, generation, owner } = sandbox;
     const shape = template?.shape ?? { cpuCount: 1, memoryMB: 0, diskSizeMB: 0 };
-    const { accessToken: token } = this.tokenOf(id, owner);
+    const tokens = this.tokensOf(id, owner);
     return {
       sandboxID: id,
       teamID: owner.teamID,
@@ -57,7 +66,10 @@ export class Views {
       autoResume: owner.autoResume,
       ...shape,
       envdVersion: ENVD_VERSION,
-      ...(token === undefined ? {} : { envdAccessToken: token }),
+      ...(tokens.accessToken === undefined ? {} : { envdAccessToken: tokens.accessToken }),
+      publicTraffic: owner.publicTraffic,
+      ...(tokens.trafficToken === undefined ? {} : { trafficAccessToken: tokens.trafficToken }),
+      ...(owner.maskRequestHost === undefined ? {} : { maskRequestHost: owner.maskRequestHost }),
       metadata: owner.metadata,
       ...(owner.allowInternet === undefined ? {} : { allowInternetAccess: owner.allowInternet }),
       isolation: template?.isolation ?? 'microvm',

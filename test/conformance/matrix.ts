@@ -2,7 +2,7 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DECLARED_VERBS } from '../../src/contract/e2b/answers.ts';
-import { PENDING_ADMIN_VERBS, PENDING_VERBS } from '../../src/contract/e2b/routes.ts';
+import { PENDING_VERBS } from '../../src/contract/e2b/routes.ts';
 import { ENVD_CALLS } from './envd.ts';
 import type { Column, Proof, Results } from './results.ts';
 import { CLIENT_SIDE } from './rows/pending.ts';
@@ -107,7 +107,7 @@ function cell(proofs: readonly Proof[] | undefined): string {
 }
 
 function restTable(results: Results): string {
-  const pending = new Set([...PENDING_VERBS, ...PENDING_ADMIN_VERBS].map(({ method, path }) => `${method} ${path}`));
+  const pending = new Set(PENDING_VERBS.map(({ method, path }) => `${method} ${path}`));
   const columns = [...results.rest];
   return table(
     ['verb', ...columns.map(([name]) => name)],

@@ -79,9 +79,10 @@ export class Life {
     this.#act = act;
   }
 
-  /** Nothing is counted any more. */
+  /** Nothing is counted any more, and nothing happens at what is under way. */
   unwatch(): void {
     this.#watching = false;
+    this.#at = undefined;
   }
 
   /** As SIGKILL: nothing of it reaches anything from now on. */

@@ -139,7 +139,8 @@ export class FakeHost {
         return this.#raise(name, checkpoint, image, spec);
       },
       ...(capabilities.memoryCheckpoint ? { prepare: this.#prepare(name) } : {}),
-      capture: async (handle, { image, shape, base, memory, goesOn }, out, signal) => {
+      capture: async (handle, { image, shape, base, memory, goesOn, guestReady }, out, signal) => {
+        await guestReady;
         const machine = this.machines.get(handle.id);
         if (!machine) throw new CoppiceError('unavailable', `machine ${handle.id} is gone`);
         if (memory && !capabilities.memoryCheckpoint) throw new CoppiceError('not_implemented', 'no memory here');

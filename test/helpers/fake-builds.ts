@@ -53,6 +53,14 @@ export class FakeBuilds implements BuildApi {
     Object.assign(build, { status: 'building', request });
   };
 
+  readonly cancelBuilds: BuildApi['cancelBuilds'] = async (teamID) => {
+    const found = [...this.builds.values()].filter(
+      (build) => build.teamID === teamID && (build.status === 'waiting' || build.status === 'building'),
+    );
+    for (const build of found) Object.assign(build, { status: 'error', reason: { message: 'cancelled' } });
+    return found.length;
+  };
+
   readonly getBuild: BuildApi['getBuild'] = async ({ teamID, templateID, buildID, offset, limit }) => {
     const { status, reason, logs } = this.#build(teamID, templateID, buildID);
     return { templateID, buildID, status, ...(reason ? { reason } : {}), logs: logs.slice(offset, offset + limit) };

@@ -197,7 +197,7 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     if (held !== undefined) await Promise.race([held, abortOf(signal)]);
     signal?.throwIfAborted();
     const at = now();
-    const { allowInternetAccess } = request.network;
+    const { allowInternetAccess, publicTraffic = true, maskRequestHost } = request.network;
     const sandbox: SandboxView = {
       sandboxID: newSandboxID(),
       teamID: request.teamID,
@@ -216,6 +216,9 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       ...(request.secure ? { envdAccessToken: randomBytes(32).toString('hex') } : {}),
       metadata: request.metadata,
       ...(allowInternetAccess === undefined ? {} : { allowInternetAccess }),
+      publicTraffic,
+      ...(publicTraffic ? {} : { trafficAccessToken: randomBytes(32).toString('hex') }),
+      ...(maskRequestHost === undefined ? {} : { maskRequestHost }),
       generation: randomUUID(),
     };
     sandboxes.set(sandbox.sandboxID, sandbox);
@@ -340,6 +343,11 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       const view = findRunning(teamID, sandboxID);
       update(view, { endAtMs: now() + timeoutSeconds * 1000 });
     },
+    updateNetwork: async (teamID, sandboxID, network) => {
+      enter();
+      const { allowInternetAccess: _before, ...view } = find(teamID, sandboxID);
+      sandboxes.set(sandboxID, { ...view, ...network });
+    },
     killSandbox: async (teamID, sandboxID) => {
       enter();
       tell('killed', find(teamID, sandboxID));
@@ -379,6 +387,7 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     untagTemplate: builds.untagTemplate,
     listTags: builds.listTags,
     publishTemplate: builds.publishTemplate,
+    cancelBuilds: builds.cancelBuilds,
     listTemplates: async () => {
       enter();
       return templates;

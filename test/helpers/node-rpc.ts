@@ -22,6 +22,7 @@ export const view: SandboxView = {
   diskSizeMB: 1024,
   envdVersion: '0.6.13',
   metadata: {},
+  publicTraffic: true,
   isolation: 'jail',
   generation: '5d7a0a0e-8a64-4a8c-9f0e-0d9a7f0d3a11',
 };

@@ -105,13 +105,11 @@ test('members that are not honoured are refused by name', async () => {
     ['mcp', { mcp: {} }],
     ['iam', { iam: { tokens: { t: { audience: 'a', tokenType: 'b' } } } }],
     ['volumeMounts', { volumeMounts: [{ name: 'v', path: '/v' }] }],
-    ['network.allowPublicTraffic', { network: { allowPublicTraffic: false } }],
     ['network.allowOut', { network: { allowOut: ['1.1.1.1'] } }],
     ['network.allowOut', { network: { allowOut: ['1.1.1.1'], denyOut: ['0.0.0.0/0'] } }],
     ['network.denyOut', { network: { denyOut: ['10.0.0.0/8'] } }],
     ['network.denyOut', { network: { denyOut: ['0.0.0.0/0', '::/0'] } }],
     ['network.egressProxy', { network: { egressProxy: { address: 'p:1080' } } }],
-    ['network.maskRequestHost', { network: { maskRequestHost: 'x' } }],
     ['network.rules', { network: { rules: { 'a.test': [] } } }],
     ['network.httpsPorts', { network: { httpsPorts: [8443] } }],
   ];
@@ -122,6 +120,47 @@ test('members that are not honoured are refused by name', async () => {
       assert.ok(answer.json.message.startsWith(`${name} is not supported`), answer.text);
     }
   assert.equal(node.requests.length, before);
+});
+
+test('traffic that is not public takes a secure sandbox, and a masked host is a host', async () => {
+  const closed = { templateID: 'base', network: { allowPublicTraffic: false } };
+  assert.match((await api.call('POST', V1, { body: closed })).json.message, /unless you enable secure envd access/);
+  const [opened, kept] = [
+    await api.call('POST', V1, { body: { templateID: 'base', network: {} } }),
+    await api.call('POST', V1, { body: { ...closed, secure: true } }),
+  ];
+  assert.equal(opened.json.trafficAccessToken, null);
+  assert.match(kept.json.trafficAccessToken, /^[0-9a-f]{64}$/);
+  const port = '$' + '{PORT}';
+  const hosts = (texts: readonly string[]) =>
+    Promise.all(
+      texts.map(async (maskRequestHost) => {
+        const { status } = await api.call('POST', V2, { body: { templateID: 'base', network: { maskRequestHost } } });
+        return [maskRequestHost, status];
+      }),
+    );
+  const good = ['localhost', `localhost:${port}`, `${port}-a.b_c.test`, '127.0.0.1:80'];
+  assert.deepEqual(
+    await hosts(good),
+    good.map((text) => [text, 201]),
+  );
+  const bad = [
+    'a b',
+    'a\r\nX: y',
+    'a:',
+    ':80',
+    'a:0',
+    'a:65536',
+    'http://a',
+    'a/b',
+    '$' + '{PATH}',
+    'a'.repeat(256),
+    'é',
+  ];
+  assert.deepEqual(
+    await hosts(bad),
+    bad.map((text) => [text, 400]),
+  );
 });
 
 test("invalid bodies get 400 with E2B's prefix, and never reach the node", async () => {

@@ -57,12 +57,23 @@ const endsIn = async ({ sandboxID }: Sent): Promise<number> => {
   return Math.round((Date.parse(json.endAt) - Date.now()) / 10_000) * 10;
 };
 
+const internetOf = async ({ sandboxID }: Sent): Promise<boolean> =>
+  (await api.call('GET', `/sandboxes/${sandboxID}`)).json.allowInternetAccess;
+
 const network: Body['members'] = {
-  allowPublicTraffic: { value: false, refused: unsupported('network.allowPublicTraffic') },
+  allowPublicTraffic: {
+    value: false,
+    effect: ({ json }) => [created().network.publicTraffic, typeof json.trafficAccessToken],
+    expected: [false, 'string'],
+  },
   allowOut: { value: ['1.1.1.1'], refused: unsupported('network.allowOut') },
   denyOut: { value: ['0.0.0.0/0'], effect: () => created().network, expected: { allowInternetAccess: false } },
   egressProxy: { value: { address: 'p:1' }, refused: unsupported('network.egressProxy') },
-  maskRequestHost: { value: 'x', refused: unsupported('network.maskRequestHost') },
+  maskRequestHost: {
+    value: 'x.test:$' + '{PORT}',
+    effect: () => created().network.maskRequestHost,
+    expected: 'x.test:$' + '{PORT}',
+  },
   rules: { value: { 'a.test': [] }, refused: unsupported('network.rules') },
   httpsPorts: { value: [8443], refused: unsupported('network.httpsPorts') },
 };
@@ -192,6 +203,19 @@ const BODIES: readonly Body[] = [
     unknown: 'ignored',
   },
   {
+    name: 'network',
+    schema: requests.sandboxNetwork,
+    ask: 'PUT /sandboxes/{id}/network',
+    members: {
+      allow_internet_access: { value: false, effect: internetOf, expected: false },
+      denyOut: { value: ['0.0.0.0/0'], effect: internetOf, expected: false },
+      allowOut: network.allowOut!,
+      egressProxy: network.egressProxy!,
+      rules: network.rules!,
+    },
+    unknown: 'refused',
+  },
+  {
     name: 'timeout',
     schema: requests.sandboxTimeout,
     ask: 'POST /sandboxes/{id}/timeout',
@@ -293,7 +317,10 @@ for (const body of BODIES.filter((each) => each.name.startsWith('create')))
     const schema = (body.schema as z.ZodObject<{ network: z.ZodType }>).shape.network;
     assert.deepEqual(Object.keys(network).sort(), membersOf(schema));
     for (const [key, member] of Object.entries(network))
-      await prove(body, `${body.name}: network.${key}`, member, { network: { [key]: member.value } });
+      await prove(body, `${body.name}: network.${key}`, member, {
+        ...('secure' in body.members ? { secure: true } : {}),
+        network: { [key]: member.value },
+      });
     const { status, json } = await send(body, { network: { aPolicyOfTheFuture: true } });
     assert.equal(status, 400);
     assert.match(json.message, /"aPolicyOfTheFuture"/);

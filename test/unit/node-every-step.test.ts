@@ -614,7 +614,8 @@ test('a pause that is finished after a crash has its guest write out its disk fi
   await cut('before', 'microvm.capture', pause())(stage);
   await stage.next((life) => life.watch());
   const { steps } = stage.life;
-  const [asked, captured] = [steps.indexOf('agent.sync'), steps.indexOf('microvm.capture')];
+  // The backend is told at once what it waits for before it makes its first file.
+  const [asked, captured] = [steps.indexOf('agent.sync'), steps.indexOf('files.mkdir in paused')];
   assert.ok(asked >= 0 && asked < captured, steps.join(', '));
   await stage.clear();
   spare.push(stage);

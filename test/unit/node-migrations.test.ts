@@ -41,6 +41,8 @@ test('sandboxes of the first schema keep everything, and end at their deadline a
       metadata: { a: 'b' },
       env: { E: 'F' },
       allowInternet: false,
+      publicTraffic: true,
+      maskRequestHost: undefined,
       startedAtMs: 1000,
       endAtMs: 2000,
       onTimeout: 'kill',

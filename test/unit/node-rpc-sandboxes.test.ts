@@ -38,12 +38,15 @@ const views: fc.Arbitrary<SandboxView> = fc
       diskSizeMB: number,
       envdVersion: text,
       metadata: map,
+      publicTraffic: fc.boolean(),
       isolation: fc.constantFrom(...ISOLATIONS),
       generation: text,
     }),
     optional('alias', text),
     optional('envdAccessToken', text),
     optional('allowInternetAccess', fc.boolean()),
+    optional('trafficAccessToken', text),
+    optional('maskRequestHost', text),
   )
   .map(([base, ...rest]) => Object.assign({}, base, ...rest) as SandboxView);
 
@@ -85,8 +88,10 @@ test('any create request and any sandbox survive the trip', async (t) => {
         optional('pauseMemory', fc.boolean()),
         optional('autoResume', fc.boolean()),
         optional('allowInternetAccess', fc.boolean()),
+        optional('publicTraffic', fc.boolean()),
+        optional('maskRequestHost', text),
       ),
-      async (sandbox, [base, isolation, onTimeout, pauseMemory, autoResume, network]) => {
+      async (sandbox, [base, isolation, onTimeout, pauseMemory, autoResume, ...network]) => {
         answer = sandbox;
         const sent = {
           ...base,
@@ -94,7 +99,7 @@ test('any create request and any sandbox survive the trip', async (t) => {
           ...onTimeout,
           ...pauseMemory,
           ...autoResume,
-          network,
+          network: Object.assign({}, ...network),
         } as CreateSandboxRequest;
         const result = await client.createSandbox(sent);
         same(got, sent);

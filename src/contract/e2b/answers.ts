@@ -24,7 +24,7 @@ import {
   templateNames,
   templateTags,
 } from './build-responses.ts';
-import { adminKillResult, node, nodeDetail, runningCounts } from './node-responses.ts';
+import { adminCancelResult, adminKillResult, node, nodeDetail, runningCounts } from './node-responses.ts';
 import {
   errorBody,
   forkResult,
@@ -36,7 +36,7 @@ import {
   templateAlias,
   templateWithBuilds,
 } from './responses.ts';
-import { PENDING_ADMIN_VERBS, PENDING_VERBS } from './routes.ts';
+import { PENDING_VERBS } from './routes.ts';
 import {
   createdAccessToken,
   createdTeamAPIKey,
@@ -103,6 +103,7 @@ const DECLARED: readonly Declared[] = [
   ...on('GET', ID, { 200: json(sandboxDetail) }),
   ...on('DELETE', ID, { 204: EMPTY }),
   ...on('POST', [`${ID}/timeout`, `${ID}/refreshes`], { 204: EMPTY }),
+  ...on('PUT', `${ID}/network`, { 204: EMPTY }, CONFLICT),
   ...on('POST', `${ID}/pause`, { 204: EMPTY_TIMED }, CONFLICT),
   ...on('POST', `${ID}/resume`, { 201: json(sandbox, 'server-timing') }, CONFLICT),
   ...on(
@@ -155,8 +156,9 @@ const DECLARED: readonly Declared[] = [
   ...on('GET', '/nodes/:nodeID', { 200: json(nodeDetail) }),
   ...on('POST', '/nodes/:nodeID', { 204: EMPTY }, CONFLICT),
   ...on('POST', '/admin/teams/:teamID/sandboxes/kill', { 200: json(adminKillResult) }),
+  ...on('POST', '/admin/teams/:teamID/builds/cancel', { 200: json(adminCancelResult) }),
   ...on('GET', '/admin/sandboxes/running-counts', { 200: json(runningCounts) }),
-  ...[...PENDING_VERBS, ...PENDING_ADMIN_VERBS].flatMap(({ method, path }) => on(method, path, {})),
+  ...PENDING_VERBS.flatMap(({ method, path }) => on(method, path, {})),
 ];
 
 /** Every verb of the contract, those that are not there yet included, as `GET /sandboxes/:sandboxID`. */

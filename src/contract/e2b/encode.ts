@@ -46,7 +46,7 @@ export function encodeSandbox(view: SandboxView, domain: string | undefined): Sa
     envdVersion: view.envdVersion,
     ...optional('alias', view.alias),
     ...optional('envdAccessToken', view.envdAccessToken),
-    trafficAccessToken: null,
+    trafficAccessToken: view.trafficAccessToken ?? null,
     domain: domain ?? null,
   };
 }
@@ -79,6 +79,10 @@ export function encodeSandboxDetail(
     ...optional('envdAccessToken', view.envdAccessToken),
     allowInternetAccess: view.allowInternetAccess ?? null,
     domain: domain ?? null,
+    network: {
+      allowPublicTraffic: view.publicTraffic,
+      ...optional('maskRequestHost', view.maskRequestHost),
+    },
     lifecycle: { autoResume: view.autoResume, onTimeout: view.onTimeout },
   };
 }

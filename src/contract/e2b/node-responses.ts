@@ -45,9 +45,11 @@ const common = z.strictObject({
 export const node = common.extend({ sandboxStartingCount: count });
 export const nodeDetail = common.extend({ cachedBuilds: z.array(z.string()) });
 export const adminKillResult = z.strictObject({ killedCount: count, failedCount: count });
+export const adminCancelResult = z.strictObject({ cancelledCount: count, failedCount: count });
 /** Team to how many of its sandboxes run; a team of which none does is not in it. */
 export const runningCounts = z.record(z.uuid(), z.int().min(1));
 
 export type NodeInfo = z.infer<typeof node>;
 export type NodeDetail = z.infer<typeof nodeDetail>;
+export type AdminCancelResult = z.infer<typeof adminCancelResult>;
 export type AdminKillResult = z.infer<typeof adminKillResult>;

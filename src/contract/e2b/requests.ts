@@ -91,6 +91,17 @@ export const connectSandboxV2 = z
   .strictObject({ timeout: int32.optional(), memory: z.boolean().optional() })
   .default({});
 
+/** Body of `PUT /sandboxes/{id}/network`: all of what it may reach, as the network of a create has it. Strict like that. */
+export const sandboxNetwork = z
+  .strictObject({
+    allow_internet_access: z.boolean().nullish(),
+    allowOut: textList.nullish(),
+    denyOut: textList.nullish(),
+    egressProxy: egressProxy.optional(),
+    rules: z.looseObject({}).nullish(),
+  })
+  .default({});
+
 /** Body of `POST /sandboxes/{id}/pause`. `memory: false` keeps the disk alone. */
 export const sandboxPause = z.object({ memory: z.boolean().nullish() }).default({});
 

@@ -45,6 +45,7 @@ export const sandboxDetail = listedSandbox.extend({
   envdAccessToken: z.string().optional(),
   allowInternetAccess: z.boolean().nullable(),
   domain: z.string().nullable(),
+  network: z.strictObject({ allowPublicTraffic: z.boolean(), maskRequestHost: z.string().optional() }),
   lifecycle: z.strictObject({ autoResume: z.boolean(), onTimeout: z.enum(['kill', 'pause']) }),
 });
 

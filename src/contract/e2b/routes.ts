@@ -14,7 +14,6 @@ const pending = (verb: string, method: PendingVerb['method'], ...paths: string[]
   paths.map((path) => ({ method, path, verb }));
 
 export const PENDING_VERBS: readonly PendingVerb[] = [
-  ...pending('network update', 'PUT', '/sandboxes/:sandboxID/network'),
   ...pending('template build of an older kind', 'POST', '/templates', '/v2/templates', '/templates/:templateID'),
   ...pending('template build of an older kind', 'POST', '/templates/:templateID/builds/:buildID'),
   ...pending('volume list', 'GET', '/volumes', '/volumes/:volumeID'),
@@ -26,9 +25,4 @@ export const PENDING_VERBS: readonly PendingVerb[] = [
   ...pending('secret list', 'GET', '/secrets', '/secrets/:secretID'),
   ...pending('secret write', 'POST', '/secrets', '/secrets/:secretID'),
   ...pending('secret delete', 'DELETE', '/secrets/:secretID'),
-];
-
-/** As PENDING_VERBS, for the operator's token. */
-export const PENDING_ADMIN_VERBS: readonly PendingVerb[] = [
-  ...pending('admin build cancel', 'POST', '/admin/teams/:teamID/builds/cancel'),
 ];

@@ -103,6 +103,16 @@ export declare type NetworkWish = Message<"coppice.node.v1.NetworkWish"> & {
    * @generated from field: optional bool allow_internet_access = 1;
    */
   allowInternetAccess?: boolean | undefined;
+
+  /**
+   * @generated from field: optional bool public_traffic = 2;
+   */
+  publicTraffic?: boolean | undefined;
+
+  /**
+   * @generated from field: optional string mask_request_host = 3;
+   */
+  maskRequestHost?: string | undefined;
 };
 
 /**
@@ -270,6 +280,21 @@ export declare type Sandbox = Message<"coppice.node.v1.Sandbox"> & {
    * @generated from field: bool auto_resume = 18;
    */
   autoResume: boolean;
+
+  /**
+   * @generated from field: optional string traffic_access_token = 19;
+   */
+  trafficAccessToken?: string | undefined;
+
+  /**
+   * @generated from field: bool public_traffic = 20;
+   */
+  publicTraffic: boolean;
+
+  /**
+   * @generated from field: optional string mask_request_host = 21;
+   */
+  maskRequestHost?: string | undefined;
 };
 
 /**
@@ -376,6 +401,64 @@ export declare type SandboxRequest = Message<"coppice.node.v1.SandboxRequest"> &
  * Use `create(SandboxRequestSchema)` to create a new message.
  */
 export declare const SandboxRequestSchema: GenMessage<SandboxRequest>;
+
+/**
+ * @generated from message coppice.node.v1.UpdateNetworkRequest
+ */
+export declare type UpdateNetworkRequest = Message<"coppice.node.v1.UpdateNetworkRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string sandbox_id = 2;
+   */
+  sandboxId: string;
+
+  /**
+   * @generated from field: coppice.node.v1.NetworkWish network = 3;
+   */
+  network?: NetworkWish | undefined;
+};
+
+/**
+ * Describes the message coppice.node.v1.UpdateNetworkRequest.
+ * Use `create(UpdateNetworkRequestSchema)` to create a new message.
+ */
+export declare const UpdateNetworkRequestSchema: GenMessage<UpdateNetworkRequest>;
+
+/**
+ * @generated from message coppice.node.v1.CancelBuildsRequest
+ */
+export declare type CancelBuildsRequest = Message<"coppice.node.v1.CancelBuildsRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.CancelBuildsRequest.
+ * Use `create(CancelBuildsRequestSchema)` to create a new message.
+ */
+export declare const CancelBuildsRequestSchema: GenMessage<CancelBuildsRequest>;
+
+/**
+ * @generated from message coppice.node.v1.CancelBuildsResponse
+ */
+export declare type CancelBuildsResponse = Message<"coppice.node.v1.CancelBuildsResponse"> & {
+  /**
+   * @generated from field: double cancelled = 1;
+   */
+  cancelled: number;
+};
+
+/**
+ * Describes the message coppice.node.v1.CancelBuildsResponse.
+ * Use `create(CancelBuildsResponseSchema)` to create a new message.
+ */
+export declare const CancelBuildsResponseSchema: GenMessage<CancelBuildsResponse>;
 
 /**
  * @generated from message coppice.node.v1.SandboxResponse
@@ -2323,6 +2406,22 @@ export declare const NodeService: GenService<{
     methodKind: "unary";
     input: typeof TemplateRequestSchema;
     output: typeof ListTagsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.UpdateNetwork
+   */
+  updateNetwork: {
+    methodKind: "unary";
+    input: typeof UpdateNetworkRequestSchema;
+    output: typeof EmptySchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.CancelBuilds
+   */
+  cancelBuilds: {
+    methodKind: "unary";
+    input: typeof CancelBuildsRequestSchema;
+    output: typeof CancelBuildsResponseSchema;
   },
   /**
    * @generated from rpc coppice.node.v1.NodeService.PublishTemplate

@@ -28,6 +28,7 @@ import {
 import { decodeFailure } from './failure.ts';
 import {
   demandWellFormed,
+  networkToMessage,
   positionFromMessage,
   queryToMessage,
   receiptFromMessage,
@@ -125,6 +126,16 @@ export function connectNodeApi(socketPath: string, options: NodeRpcClientOptions
       const request = { teamId: teamID, sandboxId: sandboxID, timeoutSeconds };
       demandWellFormed(request);
       await call(method.setSandboxTimeout, request, usual);
+    },
+    async updateNetwork(teamID, sandboxID, network) {
+      const request = { teamId: teamID, sandboxId: sandboxID, network: networkToMessage(network) };
+      demandWellFormed(request);
+      await call(method.updateNetwork, request, usual);
+    },
+    async cancelBuilds(teamID) {
+      const request = { teamId: teamID };
+      demandWellFormed(request);
+      return (await call(method.cancelBuilds, request, usual)).cancelled;
     },
     async killSandbox(teamID, sandboxID) {
       const ids = { teamId: teamID, sandboxId: sandboxID };

@@ -7,6 +7,8 @@ import {
   CreateSandboxRequestSchema,
   type ListSandboxesRequest as ListMessage,
   ListSandboxesRequestSchema,
+  type NetworkWish as NetworkMessage,
+  type NetworkWishSchema,
   type Pair,
   type Position,
   type Receipt as ReceiptMessage,
@@ -28,6 +30,7 @@ import {
   ISOLATIONS,
   type ListSandboxesQuery,
   type ListSandboxesResult,
+  type NetworkWish,
   type NodeStatus,
   type OnTimeout,
   type Receipt,
@@ -54,7 +57,6 @@ const ON_TIMEOUT: readonly OnTimeout[] = ['kill', 'pause'];
 const PATHS: readonly NonNullable<Receipt['path']>[] = ['hot', 'shell', 'cold'];
 
 export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
-  const { allowInternetAccess } = request.network;
   return create(CreateSandboxRequestSchema, {
     teamId: request.teamID,
     template: request.template,
@@ -66,12 +68,11 @@ export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
     ...(request.onTimeout === undefined ? {} : { onTimeout: request.onTimeout }),
     ...(request.pauseMemory === undefined ? {} : { pauseMemory: request.pauseMemory }),
     ...(request.autoResume === undefined ? {} : { autoResume: request.autoResume }),
-    network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
+    network: networkToMessage(request.network),
   });
 }
 
 export function requestFromMessage(message: CreateMessage): CreateSandboxRequest {
-  const allowInternetAccess = message.network?.allowInternetAccess;
   return {
     teamID: message.teamId,
     template: message.template,
@@ -83,7 +84,25 @@ export function requestFromMessage(message: CreateMessage): CreateSandboxRequest
     ...(message.onTimeout === undefined ? {} : { onTimeout: oneOf(message.onTimeout, ON_TIMEOUT, 'on_timeout') }),
     ...(message.pauseMemory === undefined ? {} : { pauseMemory: message.pauseMemory }),
     ...(message.autoResume === undefined ? {} : { autoResume: message.autoResume }),
-    network: allowInternetAccess === undefined ? {} : { allowInternetAccess },
+    network: networkFromMessage(message.network),
+  };
+}
+
+export function networkToMessage(wish: NetworkWish): MessageInitShape<typeof NetworkWishSchema> {
+  const { allowInternetAccess, publicTraffic, maskRequestHost } = wish;
+  return {
+    ...(allowInternetAccess === undefined ? {} : { allowInternetAccess }),
+    ...(publicTraffic === undefined ? {} : { publicTraffic }),
+    ...(maskRequestHost === undefined ? {} : { maskRequestHost }),
+  };
+}
+
+export function networkFromMessage(message: NetworkMessage | undefined): NetworkWish {
+  const { allowInternetAccess, publicTraffic, maskRequestHost } = message ?? {};
+  return {
+    ...(allowInternetAccess === undefined ? {} : { allowInternetAccess }),
+    ...(publicTraffic === undefined ? {} : { publicTraffic }),
+    ...(maskRequestHost === undefined ? {} : { maskRequestHost }),
   };
 }
 
@@ -133,6 +152,9 @@ export function sandboxToMessage(view: SandboxView): MessageInitShape<typeof San
     ...(view.alias === undefined ? {} : { alias: view.alias }),
     ...(view.envdAccessToken === undefined ? {} : { envdAccessToken: view.envdAccessToken }),
     ...(view.allowInternetAccess === undefined ? {} : { allowInternetAccess: view.allowInternetAccess }),
+    publicTraffic: view.publicTraffic,
+    ...(view.trafficAccessToken === undefined ? {} : { trafficAccessToken: view.trafficAccessToken }),
+    ...(view.maskRequestHost === undefined ? {} : { maskRequestHost: view.maskRequestHost }),
   };
 }
 
@@ -155,6 +177,9 @@ export function sandboxFromMessage(message: SandboxMessage | undefined): Sandbox
     ...(message.envdAccessToken === undefined ? {} : { envdAccessToken: message.envdAccessToken }),
     metadata: fromPairs(message.metadata),
     ...(message.allowInternetAccess === undefined ? {} : { allowInternetAccess: message.allowInternetAccess }),
+    publicTraffic: message.publicTraffic,
+    ...(message.trafficAccessToken === undefined ? {} : { trafficAccessToken: message.trafficAccessToken }),
+    ...(message.maskRequestHost === undefined ? {} : { maskRequestHost: message.maskRequestHost }),
     isolation: oneOf(message.isolation, ISOLATIONS, 'isolation'),
     generation: message.generation,
   };

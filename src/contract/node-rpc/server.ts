@@ -16,6 +16,7 @@ import {
 import { buildToMessage, logQueryFromMessage, ticketToMessage, wishFromMessage } from './build-mapping.ts';
 import { encodeFailure } from './failure.ts';
 import {
+  networkFromMessage,
   positionToMessage,
   queryFromMessage,
   receiptToMessage,
@@ -159,6 +160,11 @@ function implement(api: NodeApi) {
       await api.setSandboxTimeout(request.teamId, request.sandboxId, request.timeoutSeconds);
       return {};
     },
+    updateNetwork: async ({ teamId, sandboxId, network }) => {
+      await api.updateNetwork(teamId, sandboxId, networkFromMessage(network));
+      return {};
+    },
+    cancelBuilds: async ({ teamId }) => ({ cancelled: await api.cancelBuilds(teamId) }),
     killSandbox: async (request) => {
       await api.killSandbox(request.teamId, request.sandboxId);
       return {};

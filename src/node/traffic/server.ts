@@ -10,6 +10,7 @@ import { TRAFFIC_UPLOAD_HEADER } from '../../contract/build-api.ts';
 import {
   ENVD_PORT,
   INTERPRETER_PORT,
+  MASK_PORT,
   TRAFFIC_PORT_HEADER,
   TRAFFIC_SANDBOX_HEADER,
   TRAFFIC_SIGNED_HEADER,
@@ -47,6 +48,8 @@ export interface TrafficTarget {
   track(close: () => void): () => void;
   /** When set, every port but envd's demands it in `e2b-traffic-access-token` (`allowPublicTraffic: false`). */
   readonly trafficAccessToken?: string;
+  /** See NetworkWish. */
+  readonly maskRequestHost?: string;
 }
 
 /** What a request for a sandbox that does not run has to show. */
@@ -54,6 +57,8 @@ export interface Knock {
   readonly port: number;
   /** Of X-Access-Token, envd's. */
   readonly accessToken?: string;
+  /** Of E2B-Traffic-Access-Token, other ports'. */
+  readonly trafficToken?: string;
 }
 
 export interface TrafficServerOptions {
@@ -120,8 +125,12 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       target ? (checkToken(req, target, port) ?? admit(target, port)) : sandboxNotFound(sandboxID);
     const target = options.lookup(sandboxID);
     if (target) return settle(target);
-    const accessToken = req.headers['x-access-token'];
-    const waking = options.wake?.(sandboxID, { port, ...(typeof accessToken === 'string' ? { accessToken } : {}) });
+    const { 'x-access-token': accessToken, [TOKEN_HEADER]: trafficToken } = req.headers;
+    const waking = options.wake?.(sandboxID, {
+      port,
+      ...(typeof accessToken === 'string' ? { accessToken } : {}),
+      ...(typeof trafficToken === 'string' ? { trafficToken } : {}),
+    });
     if (!waking) return settle(undefined);
     return waking.then(settle).catch((error: unknown) => {
       log.warn({ sandboxID, error }, 'a sandbox could not be resumed for a request');
@@ -210,7 +219,7 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       forward(req, res, {
         connection: (fresh) => dialer.connection(port, fresh, aborted.signal),
         path: req.url ?? '/',
-        headers: requestHeaders(req, isOwn),
+        headers: headersFor(req, target, port),
         settle: !IDEMPOTENT.has(req.method ?? ''),
         fail,
       });
@@ -263,7 +272,7 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       spliceUpgrade(req, socket, head, {
         connection: dialerOf(client).upgrade(port, aborted.signal),
         path: req.url ?? '/',
-        headers: requestHeaders(req, isOwn),
+        headers: headersFor(req, target, port),
         fail,
       });
     });
@@ -305,7 +314,15 @@ function withChannel(target: TrafficTarget, fail: (error: Error) => void, use: (
   else use(found);
 }
 
-const isOwn = (name: string): boolean => name.startsWith(OWN_PREFIX);
+/** What is for the edge and for us stays here, the traffic token too. */
+const isOwn = (name: string): boolean => name.startsWith(OWN_PREFIX) || name === TOKEN_HEADER;
+
+function headersFor(req: IncomingMessage, { maskRequestHost }: TrafficTarget, port: number): string[] {
+  const headers = requestHeaders(req, isOwn);
+  if (maskRequestHost === undefined) return headers;
+  const host = maskRequestHost.replace(MASK_PORT, String(port));
+  return headers.map((text, index) => (index % 2 === 1 && headers[index - 1]!.toLowerCase() === 'host' ? host : text));
+}
 
 async function serveInProcess(
   handler: ExchangeHandler,
