@@ -350,6 +350,7 @@ export class BuildJobs implements BuildApi {
       const { templateID, teamID, name, shape } = row;
       const job = { buildID, templateID, teamID, name, shape, request };
       const both = AbortSignal.any([signal, deadline.signal]);
+      both.throwIfAborted();
       const result = await builder.build(job, built.goldenOf(buildID), said, both);
       signal.throwIfAborted();
       said.say('info', 'Build finished, the template is ready.');

@@ -108,6 +108,11 @@ export const REST_ROWS: Readonly<Record<string, RestRow>> = {
     await ask('DELETE', `/sandboxes/${id}`);
     assert.equal(await status('GET', `/sandboxes/${id}`), 404);
   },
+  'PUT /sandboxes/:sandboxID/network': async (context) => {
+    const id = await context.create();
+    await context.ask('PUT', `/sandboxes/${id}/network`, { allow_internet_access: false });
+    assert.equal((await context.ask('GET', `/sandboxes/${id}`)).allowInternetAccess, false);
+  },
   'POST /sandboxes/:sandboxID/timeout': (context) => timeout(context, 'timeout', { timeout: 900 }, 900),
   'POST /sandboxes/:sandboxID/refreshes': (context) => timeout(context, 'refreshes', { duration: 900 }, 900),
   'POST /sandboxes/:sandboxID/pause': async (context) => {
@@ -309,6 +314,16 @@ export const REST_ROWS: Readonly<Record<string, RestRow>> = {
     await ask('POST', '/v2/sandboxes', { templateID: kind.base, timeout: 60 }, { 'x-api-key': other.key });
     const killed = await ask('POST', `/admin/teams/${other.teamID}/sandboxes/kill`, undefined, asAdmin);
     assert.deepEqual(killed, { killedCount: 1, failedCount: 0 });
+  },
+  'POST /admin/teams/:teamID/builds/cancel': async ({ ask, asAdmin, other }) => {
+    const asOther = { 'x-api-key': other.key };
+    const { templateID, buildID } = await ask('POST', '/v3/templates', { name: 'to-cancel' }, asOther);
+    const cancel = (): Promise<unknown> =>
+      ask('POST', `/admin/teams/${other.teamID}/builds/cancel`, undefined, asAdmin);
+    assert.deepEqual(await cancel(), { cancelledCount: 1, failedCount: 0 });
+    const { status } = await ask('GET', `/templates/${templateID}/builds/${buildID}/status`, undefined, asOther);
+    assert.equal(status, 'error');
+    assert.deepEqual(await cancel(), { cancelledCount: 0, failedCount: 0 });
   },
   'GET /admin/sandboxes/running-counts': async ({ ask, asAdmin, create, teamID }) => {
     await create();

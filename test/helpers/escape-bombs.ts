@@ -66,8 +66,9 @@ held(error=error, processes=len(things))`,
   {
     what: 'processes that make processes',
     usable: false,
-    // Out of processes or out of memory, whichever comes first; then there is nobody to print.
-    contained: (held) => held === undefined || (held.error === EAGAIN && held.processes! < 3_000),
+    // Out of processes or of time, or of memory: then there is nobody to print. That the limit is met says the row
+    // above; here it must hold, and the kill must end them all, whatever they are at.
+    contained: (held) => held === undefined || ([0, EAGAIN].includes(held.error!) && held.processes! < 3_000),
     // All of them fork until nobody can, and end when they are not killed. Here 4000 is the most there will be.
     python: `
 resource.setrlimit(resource.RLIMIT_NPROC, (4000, 4000))

@@ -19,6 +19,7 @@ const REAL: [string, string][] = [
   ['DELETE', '/sandboxes/iabc'],
   ['POST', '/sandboxes/iabc/connect'],
   ['POST', '/v2/sandboxes/iabc/connect'],
+  ['PUT', '/sandboxes/iabc/network'],
   ['POST', '/sandboxes/iabc/timeout'],
   ['POST', '/sandboxes/iabc/refreshes'],
   ['POST', '/sandboxes/iabc/pause'],

@@ -116,6 +116,26 @@ test('logs are told once, in order, and end', async (t) => {
   assert.deepEqual((await host.node.getBuild({ ...query, cursorMs: Date.now() + 60_000 })).logs, []);
 });
 
+test('builds of a team are cancelled: those that wait for their files and those under way, and nobody else’s', async (t) => {
+  const { host, builder } = await rig(t);
+  const { reached } = builder.hold();
+  const running = await begin(host, 'mine');
+  await reached;
+  const waiting = await host.node.requestBuild({ teamID: TEAM, name: 'later', tags: [] });
+  assert.equal(await host.node.cancelBuilds('another'), 0);
+  assert.equal(await host.node.cancelBuilds(TEAM), 2);
+  for (const ticket of [running, waiting]) {
+    const { status, reason } = await ended(host, ticket);
+    assert.deepEqual(
+      { status, reason },
+      { status: 'error', reason: { message: 'the build was cancelled by the operator' } },
+    );
+  }
+  await assert.rejects(host.node.startBuild({ teamID: TEAM, ...waiting }, '{"fromTemplate":"base"}'), /waiting state/);
+  assert.equal(await host.node.cancelBuilds(TEAM), 0);
+  assert.deepEqual((await host.node.leaks()).details, []);
+});
+
 test('what a build says is bounded, but not why it failed', async (t) => {
   const { host, builder } = await rig(t);
   builder.act = async (_job, log) => {

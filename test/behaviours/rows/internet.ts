@@ -48,6 +48,34 @@ export default [
     },
   },
   {
+    name: 'its network is changed while it runs: what stands is cut, and a pause keeps what was wished last',
+    on: 'every kind',
+    run: async ({ sandbox: create, service, world }) => {
+      const sandbox = await create();
+      const reaches = (wanted: '200' | '000') =>
+        eventually(
+          `the world answers ${wanted}`,
+          () => status(sandbox, world.address),
+          (code) => code === wanted,
+        );
+      const put = async (body: object): Promise<number> => {
+        const headers = { 'x-api-key': service.apiKey, 'content-type': 'application/json' };
+        const url = `${service.url}/sandboxes/${sandbox.sandboxId}/network`;
+        return (await fetch(url, { method: 'PUT', headers, body: JSON.stringify(body) })).status;
+      };
+      await reaches('200');
+      assert.equal(await put({ allow_internet_access: false }), 204);
+      assert.equal(await status(sandbox, world.address), '000');
+      assert.equal((await sandbox.getInfo()).allowInternetAccess, false);
+      assert.equal(await put({ allowOut: [world.address] }), 400);
+      await sandbox.pause();
+      await sandbox.connect();
+      assert.equal(await status(sandbox, world.address), '000');
+      assert.equal(await put({}), 204);
+      await reaches('200');
+    },
+  },
+  {
     name: 'one sandbox cannot reach another',
     on: 'every kind',
     run: async ({ sandbox: create }) => {

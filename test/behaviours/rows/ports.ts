@@ -10,6 +10,7 @@ import { eventually, start } from '../support/asks.ts';
 import type { Behaviour } from '../support/behaviour.ts';
 
 const PORT = 8123;
+const TOKEN = 'e2b-traffic-access-token';
 const SERVER = new URL('../../helpers/port-server.py', import.meta.url);
 
 const urlOf = (service: TestService, sandbox: Sandbox, path: string): string =>
@@ -114,6 +115,44 @@ export default [
         cut,
         sleep(10_000, undefined, { ref: false }).then(() => assert.fail('a WebSocket outlived its sandbox')),
       ]);
+    },
+  },
+  {
+    name: 'traffic that is not public takes a token, envd’s none of it; servers see the host that was asked for',
+    on: 'every kind',
+    run: async ({ sandbox: create, service }) => {
+      const network = { allowPublicTraffic: false, maskRequestHost: 'shop.test:$' + '{PORT}' };
+      const sandbox = await create({ network });
+      const token = sandbox.trafficAccessToken ?? '';
+      assert.match(token, /^[0-9a-f]{64}$/);
+      await sandbox.files.write('server.py', await readFile(SERVER, 'utf8'));
+      await start(sandbox, `exec python3 server.py ${PORT}`);
+      const url = urlOf(service, sandbox, '/');
+      const ask = (given?: string) => fetch(url, given === undefined ? {} : { headers: { [TOKEN]: given } });
+      await eventually(
+        'the server serves',
+        async () => (await ask(token)).status,
+        (status) => status === 200,
+      );
+      const { host } = (await (await ask(token)).json()) as { host: string };
+      assert.equal(host, `shop.test:${PORT}`);
+      for (const [given, text] of [
+        [undefined, `Token header '${TOKEN}' is missing`],
+        [token.replace(/^./, 'x'), `Provided token in header '${TOKEN}' is invalid`],
+      ] as const) {
+        const refused = await ask(given);
+        assert.equal(refused.status, 403);
+        assert.deepEqual(await refused.json(), {
+          sandboxId: sandbox.sandboxId,
+          message: `Sandbox is secured with traffic access token. ${text}`,
+          code: 403,
+        });
+      }
+      await sandbox.pause();
+      const again = await sandbox.connect();
+      assert.equal(again.trafficAccessToken, token);
+      assert.equal((await ask()).status, 403);
+      assert.equal((await ask(token)).status, 200);
     },
   },
   {

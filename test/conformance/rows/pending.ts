@@ -25,10 +25,6 @@ const volume = ({ sdk, sdkOptions: { apiUrl, apiKey } }: RowContext) => ({
 });
 
 export default [
-  pending('Sandbox.updateNetwork', ({ sdk, sdkOptions, sandbox }) =>
-    sdk.Sandbox.updateNetwork(sandbox.sandboxId, {}, sdkOptions),
-  ),
-  pending('sandbox.updateNetwork', ({ sandbox }) => sandbox.updateNetwork({})),
   pending('Volume.create', ({ sdk, sdkOptions }) => sdk.Volume.create('vol', sdkOptions)),
   pending('Volume.connect', ({ sdk, sdkOptions }) => sdk.Volume.connect('vol', sdkOptions)),
   pending('Volume.getInfo', ({ sdk, sdkOptions }) => sdk.Volume.getInfo('vol', sdkOptions)),

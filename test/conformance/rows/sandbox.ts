@@ -194,6 +194,30 @@ export default [
     },
   },
   {
+    method: 'Sandbox.updateNetwork',
+    proves: 'by id: the internet is cut, and is there again; an id that there is not is refused',
+    run: async (context) => {
+      const { sandboxId } = await context.create();
+      const { sdk, sdkOptions } = context;
+      const allows = async () => (await sdk.Sandbox.getInfo(sandboxId, sdkOptions)).allowInternetAccess;
+      await sdk.Sandbox.updateNetwork(sandboxId, { denyOut: ['0.0.0.0/0'] }, sdkOptions);
+      assert.equal(await allows(), false);
+      await sdk.Sandbox.updateNetwork(sandboxId, {}, sdkOptions);
+      assert.notEqual(await allows(), false);
+      await assert.rejects(sdk.Sandbox.updateNetwork('inothing', {}, sdkOptions), /not found|doesn't exist/i);
+    },
+  },
+  {
+    method: 'sandbox.updateNetwork',
+    proves: 'the internet is cut; what is not enforced is refused by name',
+    run: async (context) => {
+      const sandbox = await context.create();
+      await sandbox.updateNetwork({ allowInternetAccess: false });
+      assert.equal((await sandbox.getInfo()).allowInternetAccess, false);
+      await assert.rejects(sandbox.updateNetwork({ allowOut: ['203.0.113.9'] }), /allowOut/);
+    },
+  },
+  {
     method: 'sandbox.isRunning',
     proves: 'true while it runs, false when it was killed',
     run: async ({ create }) => {
