@@ -14,6 +14,7 @@ const ROOMS = [
   'channel',
   'checkpoint',
   'templates',
+  'volumes',
   'isolation',
   'network',
   'store',
@@ -23,6 +24,7 @@ const ROOMS = [
 /** Rooms that stand side by side and know nothing of each other. */
 const STRANGERS: readonly (readonly [string, string])[] = [
   ['isolation', 'network'],
+  ['volumes', 'isolation'],
   ['api', 'edge'],
   ['api', 'node'],
   ['edge', 'node'],

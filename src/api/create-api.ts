@@ -18,11 +18,12 @@ import { activityRoutes } from './activity-routes.ts';
 import { adminRoutes } from './admin-routes.ts';
 import { createAuthentication } from './authentication.ts';
 import { buildRoutes } from './build-routes.ts';
-import { createUploads } from './build-uploads.ts';
+import { takeUpload } from './build-uploads.ts';
 import { allowAnyOrigin, answerPreflight } from './cors.ts';
 import { answerRaw, toCoppiceError } from './errors.ts';
 import { forkRoutes } from './fork-routes.ts';
 import { keyRoutes } from './key-routes.ts';
+import { createNodeLink } from './node-link.ts';
 import { nodeRoutes } from './node-routes.ts';
 import { type ApiContext, createMethodFinder, type Route } from './route.ts';
 import { sandboxRoutes } from './sandbox-routes.ts';
@@ -31,6 +32,8 @@ import { teamRoutes } from './team-routes.ts';
 import { templateRoutes } from './template-routes.ts';
 import { tokenRoutes } from './token-routes.ts';
 import { validationError } from './validation.ts';
+import { takeVolumeContent } from './volume-content.ts';
+import { volumeRoutes } from './volume-routes.ts';
 import { webhookRoutes } from './webhook-routes.ts';
 
 /** No request of the contract comes near this; files travel through the sandbox URL. */
@@ -48,7 +51,7 @@ export interface ApiOptions {
   readonly domain?: string;
   /** Folder on the disk that `GET /nodes` tells of; default the working directory. */
   readonly home?: string;
-  /** Path of the node's traffic socket, which takes archives for builds; undefined: none are taken. */
+  /** Path of the node's traffic socket, which takes archives for builds and the files of volumes; undefined: 501. */
   readonly trafficSocket?: string;
   /** Where webhooks may lead; default: to what is public. */
   readonly webhookAddresses?: WebhookAddresses;
@@ -65,7 +68,7 @@ export interface Api {
 
 export function createApi(options: ApiOptions): Api {
   const app = createApp(options);
-  const uploads = createUploads(options.trafficSocket);
+  const link = createNodeLink(options.trafficSocket);
   let ready = false;
   let closed = false;
   const started = Promise.resolve(app.ready()).then(() => {
@@ -75,7 +78,7 @@ export function createApi(options: ApiOptions): Api {
 
   const handle = (req: IncomingMessage, res: ServerResponse): void => {
     allowAnyOrigin(res);
-    if (ready && !closed && uploads.take(req, res)) return;
+    if (ready && !closed && (takeUpload(link, req, res) || takeVolumeContent(link, req, res))) return;
     boundBody(req, options.bodyTimeoutMs ?? BODY_TIMEOUT_MS);
     if (req.method === 'OPTIONS') answerPreflight(req, res);
     else if (closed) answerRaw(res, new CoppiceError('unavailable', 'the server is stopping'));
@@ -91,7 +94,7 @@ export function createApi(options: ApiOptions): Api {
     closed = true;
     await started.catch(() => {});
     await app.close();
-    uploads.close();
+    link.close();
   };
   return Object.freeze({ handle, close });
 }
@@ -134,6 +137,7 @@ function createApp({ node, store, log, domain, home = process.cwd(), webhookAddr
     ...webhookRoutes(context),
     ...templateRoutes(context),
     ...buildRoutes(context),
+    ...volumeRoutes(context),
     ...teamRoutes(context),
     ...keyRoutes(context),
     ...tokenRoutes(context),

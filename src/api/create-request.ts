@@ -2,6 +2,7 @@
  * From E2B's create body to the node's action. Members that the SDKs always send are accepted with the value that means
  * "nothing special"; any other value of a member that is not honoured is refused by its name.
  */
+import { posix } from 'node:path';
 import type { NewSandbox, NewSandboxNetwork } from '../contract/e2b/requests.ts';
 import { TIMEOUTS } from '../contract/e2b/requests.ts';
 import { CoppiceError } from '../contract/errors.ts';
@@ -14,7 +15,11 @@ import {
   type NetworkUpdate,
   type NetworkWish,
 } from '../contract/node-api.ts';
+import type { VolumeMount } from '../contract/volume-api.ts';
 
+const MOST_MOUNTS = 16;
+/** What a sandbox could not be without; below some of them is room. */
+const TAKEN = /^\/(?:$|(?:dev|proc|run|sys)(?:\/|$)|(?:bin|boot|etc|home|lib|lib64|opt|root|sbin|tmp|usr|var)$)/;
 const EVERYTHING = '0.0.0.0/0';
 const HOST = /^[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?::[1-9][0-9]{0,4})?$/;
 
@@ -30,7 +35,6 @@ export const V2: Generation = Object.freeze({ defaultTimeout: TIMEOUTS.createV2,
 export function toCreateRequest(body: NewSandbox, teamID: string, generation: Generation): CreateSandboxRequest {
   refuse(body.mcp !== undefined && body.mcp !== null, 'mcp');
   refuse(isFilled(body.iam?.tokens), 'iam');
-  refuse(isFilled(body.volumeMounts), 'volumeMounts');
   const isolation = isolationOf(body.metadata ?? {});
   const secure = generation.alwaysSecure || body.secure === true;
   return {
@@ -46,6 +50,7 @@ export function toCreateRequest(body: NewSandbox, teamID: string, generation: Ge
       ...toNetworkUpdate(body.network ?? {}, body.allow_internet_access ?? undefined),
       ...toTraffic(body.network ?? {}, secure),
     },
+    ...toVolumeMounts(body.volumeMounts ?? []),
   };
 }
 
@@ -55,6 +60,27 @@ function isolationOf(metadata: Readonly<Record<string, string>>): Isolation | un
   const found = ISOLATIONS.find((one) => one === wish);
   if (found) return found;
   throw new CoppiceError('bad_request', `metadata.${ISOLATION_KEY} must be one of: ${ISOLATIONS.join(', ')}`);
+}
+
+/** At paths of its own: absolute, normal, none below another, none over what every sandbox has there. */
+function toVolumeMounts(mounts: readonly VolumeMount[]): Pick<CreateSandboxRequest, 'volumeMounts'> {
+  const bad = (why: string) => new CoppiceError('bad_request', `volumeMounts: ${why}`);
+  if (mounts.length > MOST_MOUNTS) throw bad(`at most ${MOST_MOUNTS} volumes can be mounted`);
+  for (const { path } of mounts) {
+    const quoted = JSON.stringify(path);
+    if (
+      !path.startsWith('/') ||
+      (path.length > 1 && path.endsWith('/')) ||
+      path !== posix.normalize(path) ||
+      path.includes('\0')
+    )
+      throw bad(`the path ${quoted} is not absolute and normal`);
+    if (TAKEN.test(path)) throw bad(`the path ${quoted} is the system's`);
+    if (mounts.some((other) => other.path !== path && other.path.startsWith(`${path}/`)))
+      throw bad(`the path ${quoted} has another one below it`);
+    if (mounts.filter((other) => other.path === path).length > 1) throw bad(`the path ${quoted} is given twice`);
+  }
+  return mounts.length === 0 ? {} : { volumeMounts: mounts.map(({ name, path }) => ({ name, path })) };
 }
 
 /** E2B's rules of what goes together. What the template's isolation cannot do, the node refuses by name. */

@@ -16,6 +16,8 @@ export interface Settings {
   readonly domains: readonly string[];
   /** The port speaks TLS, with a certificate of Coppice's own CA (`own`) or with the owner's. */
   readonly tls: 'own' | CertificateFiles | undefined;
+  /** MiB of a volume that is made from now on. */
+  readonly volumeMB: number;
   /** MiB that sandboxes may claim together; undefined: a share of the host's memory. */
   readonly memoryBudgetMB: number | undefined;
   /** `host` or `host:port` of registries of images that have no TLS; these alone may be on this host. */
@@ -46,6 +48,7 @@ export function readSettings(options: SettingsOptions = {}): Settings {
     domains,
     tls: tlsOf(options, domains),
     memoryBudgetMB: env.COPPICE_MEMORY_MB === undefined ? undefined : whole('COPPICE_MEMORY_MB', 0, 64, 2 ** 30),
+    volumeMB: whole('COPPICE_VOLUME_MB', 4_096, 16, 2 ** 24),
     webhookAllow: (env.COPPICE_WEBHOOK_ALLOW ?? '').split(/[\s,]+/).filter(Boolean),
     insecureRegistries: (env.COPPICE_INSECURE_REGISTRIES ?? '').split(/[\s,]+/).filter(Boolean),
   };

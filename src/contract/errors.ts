@@ -23,6 +23,8 @@ export const ERRORS = {
     status: 404,
     suggestion: 'List keys with `coppice key list`, access tokens with `coppice token list`.',
   },
+  volume_not_found: { status: 404, suggestion: 'GET /volumes lists those of the team.' },
+  path_not_found: { status: 404, suggestion: 'List what the volume has with GET /volumecontent/<id>/dir?path=/.' },
   webhook_not_found: { status: 404, suggestion: 'List webhooks with `coppice webhook list`.' },
   event_not_found: { status: 404, suggestion: 'GET /events/sandboxes lists what happened lately.' },
   node_not_found: { status: 404, suggestion: 'GET /nodes lists what there is.' },
@@ -54,6 +56,7 @@ export const ERRORS = {
     e2b: 'sandbox_no_compatible_node',
     suggestion: 'Its operator has set the node aside; POST /nodes/<id> with the status ready takes it back.',
   },
+  volume_full: { status: 507, suggestion: 'Remove files of the volume, or set COPPICE_VOLUME_MB for new ones.' },
   too_many_builds: { status: 429, suggestion: 'Wait for builds of the team to end, or delete them.' },
   start_failed: { status: 500, e2b: 'sandbox_create_failed', suggestion: 'Read the console tail in the node log.' },
   guest_unresponsive: {

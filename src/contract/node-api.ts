@@ -4,6 +4,7 @@
  */
 import type { BuildApi, BuildStatus } from './build-api.ts';
 import type { ErrorCode } from './errors.ts';
+import type { VolumeApi, VolumeMount } from './volume-api.ts';
 
 /** `microvm`: a kernel of its own. `jail`: the host's kernel, shared; native speed, for code its owner trusts more. */
 export type Isolation = 'microvm' | 'jail';
@@ -51,6 +52,8 @@ export interface CreateSandboxRequest {
   readonly metadata: Readonly<Record<string, string>>;
   readonly envVars: Readonly<Record<string, string>>;
   readonly network: NetworkWish;
+  /** Default none. bad_request names those that the team does not have; refused where the template's isolation cannot. */
+  readonly volumeMounts?: readonly VolumeMount[];
 }
 
 /** One sandbox as a client may see it. Times are milliseconds since the epoch; sizes are MiB. */
@@ -77,6 +80,7 @@ export interface SandboxView {
   /** There when `publicTraffic` is false. */
   readonly trafficAccessToken?: string;
   readonly maskRequestHost?: string;
+  readonly volumeMounts: readonly VolumeMount[];
   readonly isolation: Isolation;
   /** UUID of the present generation (a new one at each restore, rollback or fork). */
   readonly generation: string;
@@ -353,7 +357,7 @@ export interface NodeStatus {
 }
 
 /** Errors of every method: CoppiceError with a code of contract/errors. An id of another team is `sandbox_not_found`. */
-export interface NodeApi extends BuildApi {
+export interface NodeApi extends BuildApi, VolumeApi {
   createSandbox(request: CreateSandboxRequest, signal?: AbortSignal): Promise<CreateSandboxResult>;
   getSandbox(teamID: string, sandboxID: string): Promise<SandboxView>;
   listSandboxes(query: ListSandboxesQuery): Promise<ListSandboxesResult>;

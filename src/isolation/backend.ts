@@ -33,6 +33,8 @@ export interface BackendCapabilities {
    * its memory and never gives it back; a jail's is the host's, returned when freed, and bounded for all jails together.
    */
   readonly admission: { readonly overcommit: number; readonly overheadMB: number };
+  /** Machines can have volumes mounted at their birth (`MachineSpec.volumes`), and `openVolume` is there. */
+  readonly volumes: boolean;
 }
 
 /** What the host offers this backend, measured and not assumed. */
@@ -99,6 +101,16 @@ export interface MachineSpec {
   readonly network?: MachineNetwork;
   /** First of the host's uids (and gids) that are this machine's alone, `uidsEach` of them, when the node is root. */
   readonly uid?: number;
+  /** Backends with `volumes`. */
+  readonly volumes?: readonly MachineVolume[];
+}
+
+/** A file system that machines share, mounted in one of them. */
+export interface MachineVolume {
+  /** Absolute path of an ext4 image, which the host's kernel alone has ever written. */
+  readonly image: string;
+  /** Where: absolute and normal, none of them below another. Made when it is missing; nothing is followed on the way. */
+  readonly path: string;
 }
 
 /** Everything needed to find a machine again after the node process died; plain JSON, stored before the act it describes. */
@@ -281,6 +293,11 @@ export interface IsolationBackend {
    * of a machine of this checkpoint. Nothing of that is left when it ends. Backends whose captures are disk alone.
    */
   merged?(checkpoint: Checkpoint, image: MachineImage, folder: string): Promise<readonly string[]>;
+  /**
+   * The root folder of a volume, as an open descriptor that is the caller's to close, mounted for as long as that is open.
+   * What a machine writes there is seen here at once, and the other way round. Backends with `volumes`.
+   */
+  openVolume?(image: string): Promise<number>;
   /** Finds a machine again by its record. undefined: it is gone. */
   adopt(record: MachineRecord): Promise<Machine | undefined>;
   /** What is there of this backend's machines, for the leak check and the sweep; `kind` is what it is counted as. */

@@ -1,6 +1,11 @@
 /** Creating a sandbox: an entry of the hot tier, or a machine grown for this one, claimed and handed over. */
 import { CoppiceError, isCoppiceError } from '../contract/errors.ts';
-import type { CreateSandboxRequest, CreateSandboxResult, SandboxView } from '../contract/node-api.ts';
+import {
+  type CreateSandboxRequest,
+  type CreateSandboxResult,
+  ISOLATION_KEY,
+  type SandboxView,
+} from '../contract/node-api.ts';
 import type { Backends } from '../isolation/backends.ts';
 import type { Log } from '../telemetry/log.ts';
 import { type HeldTemplate, noAccess } from './built-templates.ts';
@@ -16,6 +21,7 @@ import { ReceiptClock } from './receipt.ts';
 import type { Owner, Rows } from './rows.ts';
 import type { Snapshots } from './snapshots.ts';
 import type { Views } from './views.ts';
+import type { Mounted, Volumes } from './volumes.ts';
 
 export interface CreatesOptions {
   readonly backends: Backends;
@@ -26,6 +32,7 @@ export interface CreatesOptions {
   readonly templates: KnownTemplates;
   readonly snapshots: Snapshots;
   readonly views: Views;
+  readonly volumes: Volumes;
   /** Aborts when the node stops. */
   readonly stopping: AbortSignal;
   readonly log: Log;
@@ -73,14 +80,30 @@ export class Creates {
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<CreateSandboxResult> {
-    const { policies, fleet, log } = this.#options;
-    const { template } = source;
+    const { policies, volumes } = this.#options;
     policies.demandAble(request.network);
+    const { mounted, release } = volumes.hold(request.teamID, request.volumeMounts ?? []);
+    try {
+      return await this.#tryEach(source, request, mounted, clock, signal);
+    } finally {
+      release();
+    }
+  }
+
+  async #tryEach(
+    source: Source,
+    request: CreateSandboxRequest,
+    mounted: readonly Mounted[],
+    clock: ReceiptClock,
+    signal?: AbortSignal,
+  ): Promise<CreateSandboxResult> {
+    const { fleet, log } = this.#options;
+    const { template } = source;
     for (let attempt = 1; ; attempt++) {
-      const acquired = await this.#acquire(source, request, clock, signal);
+      const acquired = await this.#acquire(source, request, mounted, clock, signal);
       const { member } = acquired;
       try {
-        const sandbox = await this.#handOver(acquired, source, request, clock, signal);
+        const sandbox = await this.#handOver(acquired, source, request, mounted, clock, signal);
         const receipt = clock.finish();
         // After the answer: nobody waits for a line in a log.
         setImmediate(() => {
@@ -141,8 +164,13 @@ export class Creates {
   }
 
   #demandAble(request: CreateSandboxRequest, { isolation }: ReadyTemplate): void {
+    const { memoryCheckpoint, diskSnapshot, lastingPark, volumes } = this.#options.backends.of(isolation).capabilities;
+    if (!volumes && (request.volumeMounts ?? []).length > 0)
+      throw new CoppiceError(
+        'unsupported_policy',
+        `volumeMounts: volumes are not mounted in a ${isolation} yet; take a jail: a template of that kind, or the metadata "${ISOLATION_KEY}": "jail"`,
+      );
     if (request.onTimeout !== 'pause') return;
-    const { memoryCheckpoint, diskSnapshot, lastingPark } = this.#options.backends.of(isolation).capabilities;
     if (request.pauseMemory === false ? diskSnapshot : memoryCheckpoint || lastingPark) return;
     throw new CoppiceError(
       'unsupported_policy',
@@ -153,11 +181,13 @@ export class Creates {
   async #acquire(
     { template, pool, parentID }: Source,
     request: CreateSandboxRequest,
+    mounted: readonly Mounted[],
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<Acquired> {
-    const { hot, fleet, stopping } = this.#options;
-    const entry = pool?.take();
+    const { hot, fleet, volumes, stopping } = this.#options;
+    // What waits was born without them.
+    const entry = mounted.length === 0 ? pool?.take() : undefined;
     clock.path(entry ? 'hot' : 'cold');
     if (entry) return { member: entry, path: 'hot' };
     while (!fleet.fits(template)) {
@@ -166,6 +196,7 @@ export class Creates {
     const wish: GrowthWish = {
       signal: signal ? AbortSignal.any([signal, stopping]) : stopping,
       allowInternet: request.network.allowInternetAccess !== false,
+      volumes: volumes.machineVolumes(mounted),
       env: (id) => environment(template, id, request.envVars),
       forPool: false,
       stage: (name) => clock.stage(name),
@@ -178,6 +209,7 @@ export class Creates {
     { member, path }: Acquired,
     { template, pool }: Source,
     request: CreateSandboxRequest,
+    mounted: readonly Mounted[],
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<SandboxView> {
@@ -191,6 +223,7 @@ export class Creates {
       allowInternet: request.network.allowInternetAccess,
       publicTraffic: request.network.publicTraffic ?? true,
       maskRequestHost: request.network.maskRequestHost,
+      volumes: mounted,
       startedAtMs: now,
       endAtMs: now + request.timeoutSeconds * 1000,
       onTimeout: request.onTimeout ?? 'kill',

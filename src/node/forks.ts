@@ -112,6 +112,7 @@ function requestOf(owner: Owner, template: string, { timeoutSeconds }: ForkWish)
       publicTraffic: owner.publicTraffic,
       ...(owner.maskRequestHost === undefined ? {} : { maskRequestHost: owner.maskRequestHost }),
     },
+    ...(owner.volumes.length === 0 ? {} : { volumeMounts: owner.volumes }),
   };
 }
 

@@ -176,4 +176,19 @@ export const MIGRATIONS: readonly Migration[] = [
       UPDATE machine SET public_traffic = iif(team_id IS NULL, NULL, 1);
     `,
   },
+  {
+    version: 6,
+    name: 'node: volumes',
+    sql: `
+      CREATE TABLE volume (
+        volume_id TEXT PRIMARY KEY,
+        team_id TEXT NOT NULL,
+        name TEXT NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('making','ready','deleting')),
+        created_at INTEGER NOT NULL
+      ) STRICT;
+      CREATE UNIQUE INDEX volume_name ON volume (team_id, name) WHERE state <> 'deleting';
+      ALTER TABLE machine ADD COLUMN volume_mounts TEXT;
+    `,
+  },
 ];

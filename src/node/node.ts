@@ -40,6 +40,7 @@ import {
   type SnapshotView,
   type TemplateView,
 } from '../contract/node-api.ts';
+import type { VolumeAndToken, VolumeView } from '../contract/volume-api.ts';
 import { sameSecret } from '../envd/auth.ts';
 import type { Backends } from '../isolation/backends.ts';
 import type { NetworkFabric } from '../network/fabric.ts';
@@ -74,6 +75,7 @@ import { Snapshots } from './snapshots.ts';
 import type { Knock } from './traffic/server.ts';
 import { Turns } from './turns.ts';
 import { Views } from './views.ts';
+import { Volumes, type VolumesOptions } from './volumes.ts';
 
 export interface NodeOptions {
   readonly backends: Backends;
@@ -90,6 +92,7 @@ export interface NodeOptions {
   /** Exists, as the next. */
   readonly snapshotsFolder: string;
   readonly pausedFolder: string;
+  readonly volumes: Pick<VolumesOptions, 'folder' | 'sizeMB' | 'makeImage'>;
   /** undefined: teams build no templates. */
   readonly building?: BuildingOptions;
   readonly uids: UidRanges | undefined;
@@ -125,6 +128,7 @@ export class Node implements NodeApi {
   readonly #pauses: Pauses;
   readonly #forks: Forks;
   readonly #policies: Policies;
+  readonly #volumes: Volumes;
   readonly #snapshots: Snapshots;
   readonly #kept: KeptSandboxes;
   readonly #building: Building | undefined;
@@ -186,6 +190,7 @@ export class Node implements NodeApi {
       stopping,
       log,
     });
+    const volumes = new Volumes({ ...options.volumes, rows, backends, seed, log });
     const policies = new Policies({ fabric, rows, fleet, turns: this.#turns });
     const revival = new Revival({ backends, templates, views, log });
     const turns = this.#turns;
@@ -193,6 +198,7 @@ export class Node implements NodeApi {
       backends,
       fabric,
       policies,
+      volumes,
       rows,
       fleet,
       templates,
@@ -227,6 +233,7 @@ export class Node implements NodeApi {
     this.#snapshots = snapshots;
     this.#kept = kept;
     this.#policies = policies;
+    this.#volumes = volumes;
     this.#creates = creates;
     this.#pauses = new Pauses(common);
     this.#forks = new Forks({ ...common, creates });
@@ -237,6 +244,7 @@ export class Node implements NodeApi {
   async start(): Promise<void> {
     await this.#repair.atStart();
     await this.#building?.jobs.atStart();
+    await this.#volumes.atStart();
     this.#chronicle.atStart();
     this.#metrics.start();
     this.#hot.start(this.#templates.all);
@@ -263,6 +271,7 @@ export class Node implements NodeApi {
     const wished = [...this.#fleet.sandboxes()].filter(({ id }) => this.#rows.get(id)?.owner?.onTimeout === 'pause');
     for (const { id } of [...wished, ...this.#fleet.allAside()]) await this.#pauses.keep(id);
     await this.#fleet.clear('the service stopped');
+    await this.#volumes.close();
     this.#journal.flush();
   }
 
@@ -396,6 +405,22 @@ export class Node implements NodeApi {
     await this.#track(this.#policies.update(sandboxID, network));
   }
 
+  createVolume(teamID: string, name: string): Promise<VolumeAndToken> {
+    return this.#track(this.#volumes.create(teamID, name));
+  }
+
+  async listVolumes(teamID: string): Promise<readonly VolumeView[]> {
+    return this.#volumes.list(teamID);
+  }
+
+  async getVolume(teamID: string, volumeID: string): Promise<VolumeAndToken> {
+    return this.#volumes.get(teamID, volumeID);
+  }
+
+  deleteVolume(teamID: string, volumeID: string): Promise<void> {
+    return this.#track(this.#volumes.delete(teamID, volumeID));
+  }
+
   async killSandbox(teamID: string, sandboxID: string): Promise<void> {
     this.#owned(teamID, sandboxID);
     await this.#fleet.bury(sandboxID, 'killed by its owner');
@@ -504,6 +529,11 @@ export class Node implements NodeApi {
   }
 
   /** Takes archives for builds, for the traffic server. undefined: none are taken. */
+  /** For the traffic server: the files of volumes. */
+  get volumes(): Volumes {
+    return this.#volumes;
+  }
+
   get uploads(): BuildFiles | undefined {
     return this.#building?.files;
   }
@@ -548,6 +578,7 @@ export class Node implements NodeApi {
       ...(await this.#snapshots.strays()),
       ...(await this.#kept.strays(this.#rows.all())),
       ...((await this.#building?.jobs.strays()) ?? []),
+      ...(await this.#volumes.strays()),
     ];
     const known = new Set(this.#rows.all().map((row) => row.id));
     const census = await takeCensus(backends, fabric, machinesFolder, known, strays);

@@ -10,7 +10,15 @@ import type { AgentClient } from '../channel/agent.ts';
 import type { Identity } from '../channel/protocol.ts';
 import { CoppiceError } from '../contract/errors.ts';
 import { prestartInterpreter, reseedInterpreters } from '../envd/interpreter/index.ts';
-import type { Checkpoint, Isolation, Machine, MachineImage, MachineShape, MachineSpec } from '../isolation/backend.ts';
+import type {
+  Checkpoint,
+  Isolation,
+  Machine,
+  MachineImage,
+  MachineShape,
+  MachineSpec,
+  MachineVolume,
+} from '../isolation/backend.ts';
 import type { Backends } from '../isolation/backends.ts';
 import type { Attachment, NetworkFabric } from '../network/fabric.ts';
 import type { Log } from '../telemetry/log.ts';
@@ -60,6 +68,8 @@ export interface GrowthWish {
   readonly signal: AbortSignal;
   /** What the fabric lets it do once it is grown. */
   readonly allowInternet: boolean;
+  /** Default none. */
+  readonly volumes?: readonly MachineVolume[];
   /** Environment of its processes, given its id. */
   readonly env: (sandboxID: string) => Readonly<Record<string, string>>;
   /** Nobody waits for it: whatever its first use would begin is begun now. */
@@ -244,7 +254,7 @@ export class Nursery {
     stage('attach');
     const machine = shell
       ? await shell.restore(checkpoint, bounded)
-      : await backend.clone(checkpoint, image, this.#specOf(berth, template, machineID), bounded);
+      : await backend.clone(checkpoint, image, this.#specOf(berth, template, machineID, wish.volumes), bounded);
     rows.setRecord(id, machine.record);
     stage('restore');
     const member = new Member({
@@ -295,7 +305,12 @@ export class Nursery {
     return member;
   }
 
-  #specOf({ id, uid, attachment }: Berth, template: Template, machineID: string): MachineSpec {
+  #specOf(
+    { id, uid, attachment }: Berth,
+    template: Template,
+    machineID: string,
+    volumes: readonly MachineVolume[] = [],
+  ): MachineSpec {
     return {
       id,
       folder: join(this.#options.machinesFolder, id),
@@ -303,6 +318,7 @@ export class Nursery {
       names: { hostname: id, machineID, ...(attachment ? { address: attachment.address } : {}) },
       ...(attachment ? { network: attachment } : {}),
       ...(uid === undefined ? {} : { uid }),
+      ...(volumes.length === 0 ? {} : { volumes }),
     };
   }
 

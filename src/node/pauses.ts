@@ -22,6 +22,7 @@ import { ReceiptClock } from './receipt.ts';
 import type { Revival } from './revival.ts';
 import type { Kept, MachineRow, Owner, Rows } from './rows.ts';
 import type { Turns } from './turns.ts';
+import type { Volumes } from './volumes.ts';
 
 export interface PausesOptions {
   readonly rows: Rows;
@@ -32,6 +33,7 @@ export interface PausesOptions {
   readonly revival: Revival;
   readonly turns: Turns;
   /** Aborts when the node stops. */
+  readonly volumes: Volumes;
   readonly stopping: AbortSignal;
   readonly log: Log;
 }
@@ -351,7 +353,7 @@ export class Pauses {
     wish: { readonly memory: boolean; readonly timeoutMs: number },
     clock: ReceiptClock,
   ): Promise<void> {
-    const { rows, fleet, kept, captures, templates, stopping, log } = this.#options;
+    const { rows, fleet, kept, captures, templates, volumes, stopping, log } = this.#options;
     if (!row?.owner || !row.kept) throw notFound(id);
     const { owner } = row;
     try {
@@ -360,6 +362,7 @@ export class Pauses {
       const member = await fleet.regrow(id, source, {
         signal: stopping,
         allowInternet: owner.allowInternet !== false,
+        volumes: volumes.machineVolumes(owner.volumes),
         env: () => environment(source, id, owner.env),
         forPool: false,
         stage: (name) => clock.stage(name),

@@ -1,5 +1,5 @@
 /**
- * The durable row of each machine. SQL of the node is here, in snapshot-rows and in migrations, and nowhere else. Every change of state checks the state it
+ * The durable row of each machine. SQL of the node is here, in the other rows and in migrations, and nowhere else. Every change of state checks the state it
  * leaves, so that two callers can never both win.
  */
 import type { OnTimeout } from '../contract/node-api.ts';
@@ -10,6 +10,8 @@ import { MIGRATIONS } from './migrations.ts';
 import { SnapshotRows } from './snapshot-rows.ts';
 import { NEXT, type RowState } from './state.ts';
 import { StepRows } from './step-rows.ts';
+import { VolumeRows } from './volume-rows.ts';
+import type { Mounted } from './volumes.ts';
 
 /** What a pool entry and a sandbox have in common. */
 export interface MachineRow {
@@ -48,6 +50,8 @@ export interface Owner {
   /** False: its ports are for who has its traffic token. */
   readonly publicTraffic: boolean;
   readonly maskRequestHost: string | undefined;
+  /** What every machine of it has mounted. */
+  readonly volumes: readonly Mounted[];
   /** Of the last start: create or resume. */
   readonly startedAtMs: number;
   /** Its deadline; of a paused one, when it was paused. */
@@ -90,6 +94,7 @@ interface Raw {
   allow_internet: number | null;
   public_traffic: number | null;
   mask_request_host: string | null;
+  volume_mounts: string | null;
   started_at: number | null;
   end_at: number | null;
   on_timeout: OnTimeout | null;
@@ -105,12 +110,14 @@ export class Rows {
   tell: (id: string, fact: RowFact) => void = () => {};
   readonly builds: BuildRows;
   readonly steps: StepRows;
+  readonly volumes: VolumeRows;
 
   constructor(file: string) {
     this.#db = openDatabase(file, MIGRATIONS);
     this.snapshots = new SnapshotRows(this.#db);
     this.builds = new BuildRows(this.#db);
     this.steps = new StepRows(this.#db);
+    this.volumes = new VolumeRows(this.#db);
   }
 
   close(): void {
@@ -195,7 +202,8 @@ export class Rows {
     return (
       this.#run(
         `UPDATE machine SET state = 'creating', team_id = ?, secure = ?, metadata = ?, env = ?, allow_internet = ?, started_at = ?, end_at = ?,
-           on_timeout = ?, timeout_ms = ?, pause_memory = ?, auto_resume = ?, public_traffic = ?, mask_request_host = ?
+           on_timeout = ?, timeout_ms = ?, pause_memory = ?, auto_resume = ?, public_traffic = ?, mask_request_host = ?,
+           volume_mounts = ?
          WHERE id = ? AND state IN ('hot', 'preparing')`,
         owner.teamID,
         owner.secure ? 1 : 0,
@@ -210,6 +218,7 @@ export class Rows {
         owner.autoResume ? 1 : 0,
         owner.publicTraffic ? 1 : 0,
         owner.maskRequestHost ?? null,
+        JSON.stringify(owner.volumes),
         id,
       ) === 1
     );
@@ -330,6 +339,16 @@ export class Rows {
     return this.#told(id, done && { kind: 'network', allowInternet });
   }
 
+  /** Id of a sandbox that has the volume mounted, or will have when it is resumed. */
+  userOfVolume(volumeID: string): string | undefined {
+    const found = this.#get<{ id: string }>(
+      `SELECT machine.id FROM machine, json_each(machine.volume_mounts) AS mount
+       WHERE mount.value ->> 'volumeID' = ? LIMIT 1`,
+      volumeID,
+    );
+    return found?.id;
+  }
+
   get(id: string): MachineRow | undefined {
     const raw = this.#get<Raw>('SELECT * FROM machine WHERE id = ?', id);
     return raw && fromRaw(raw);
@@ -394,6 +413,7 @@ function fromRaw(raw: Raw): MachineRow {
           allowInternet: raw.allow_internet === null ? undefined : raw.allow_internet === 1,
           publicTraffic: raw.public_traffic !== 0,
           maskRequestHost: raw.mask_request_host ?? undefined,
+          volumes: JSON.parse(raw.volume_mounts ?? '[]'),
           startedAtMs: raw.started_at!,
           endAtMs: raw.end_at!,
           onTimeout: raw.on_timeout!,

@@ -1,6 +1,7 @@
 /** Lets the traffic server find the node's sandboxes. */
 import { matchesSignature } from '../envd/auth.ts';
 import type { Log } from '../telemetry/log.ts';
+import { createContentServer } from '../volumes/content-server.ts';
 import type { Member } from './member.ts';
 import type { Node } from './node.ts';
 import { createTrafficServer, type TrafficServer, type TrafficTarget } from './traffic/server.ts';
@@ -21,6 +22,7 @@ export function createTraffic(node: Node, log: Log): TrafficServer {
       return undefined;
     },
     ...(uploads ? { receive: (what, req, res) => uploads.receive(what, req, res) } : {}),
+    volume: createContentServer({ open: (volumeID, token) => node.volumes.open(volumeID, token), log }),
     log,
   });
 }

@@ -70,6 +70,7 @@ export class Views {
       publicTraffic: owner.publicTraffic,
       ...(tokens.trafficToken === undefined ? {} : { trafficAccessToken: tokens.trafficToken }),
       ...(owner.maskRequestHost === undefined ? {} : { maskRequestHost: owner.maskRequestHost }),
+      volumeMounts: owner.volumes.map(({ name, path }) => ({ name, path })),
       metadata: owner.metadata,
       ...(owner.allowInternet === undefined ? {} : { allowInternetAccess: owner.allowInternet }),
       isolation: template?.isolation ?? 'microvm',

@@ -28,6 +28,8 @@ export interface Home {
   readonly snapshots: string;
   /** One folder a paused sandbox that no machine holds. */
   readonly paused: string;
+  /** Images of volumes. */
+  readonly volumes: string;
   /** Disk of the jails, and where what they share is mounted. */
   readonly jails: string;
   readonly network: string;
@@ -76,6 +78,7 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     machines: at('machines'),
     snapshots: at('snapshots'),
     paused: at('paused'),
+    volumes: at('volumes'),
     jails: at('jails'),
     network: at('network'),
     tls: at('tls'),
@@ -100,6 +103,7 @@ export function openHome(folder: string = defaultHomeFolder()): Home {
     ['machines', 0o711],
     ['snapshots', 0o700],
     ['paused', 0o700],
+    ['volumes', 0o700],
     ['jails', 0o711],
     ['network', 0o700],
     ['logs', 0o700],

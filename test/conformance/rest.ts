@@ -37,6 +37,18 @@ async function waiting({ ask, atEnd }: RestContext, name: string): Promise<{ tem
   return made;
 }
 
+/** A volume of the row's own: what its content API is asked with, and a folder and a file in it. */
+async function volume({ ask, atEnd }: RestContext, name: string) {
+  const made = await ask('POST', '/volumes', { name });
+  atEnd(() => ask('DELETE', `/volumes/${made.volumeID}`).catch(() => {}));
+  const who = { authorization: `Bearer ${made.token}` };
+  const content = (method: string, rest: string, body?: unknown) =>
+    ask(method, `/volumecontent/${made.volumeID}/${rest}`, body, who);
+  await content('POST', 'dir?path=/d');
+  await content('PUT', 'file?path=/d/f', 'text');
+  return { volumeID: made.volumeID as string, content };
+}
+
 /** A snapshot of a sandbox of its own. */
 async function snapshot({ ask, create, atEnd }: RestContext): Promise<{ sandboxID: string; snapshotID: string }> {
   const sandboxID = await create();
@@ -251,6 +263,49 @@ export const REST_ROWS: Readonly<Record<string, RestRow>> = {
   'PATCH /templates/:templateID': async (context) => {
     const { templateID } = await waiting(context, 'rest-public-too');
     assert.deepEqual(await context.ask('PATCH', `/templates/${templateID}`, { public: true }), {});
+  },
+  'GET /volumes': async (context) => {
+    const { volumeID } = await volume(context, 'rest-listed');
+    holds(await context.ask('GET', '/volumes'), 'volumeID', volumeID);
+  },
+  'POST /volumes': async (context) => assert.match((await volume(context, 'rest-made')).volumeID, /^[0-9a-f-]{36}$/),
+  'GET /volumes/:volumeID': async (context) => {
+    const { volumeID } = await volume(context, 'rest-told');
+    assert.equal((await context.ask('GET', `/volumes/${volumeID}`)).name, 'rest-told');
+  },
+  'DELETE /volumes/:volumeID': async (context) => {
+    const { volumeID } = await volume(context, 'rest-ended');
+    await context.ask('DELETE', `/volumes/${volumeID}`);
+    assert.equal(await context.status('GET', `/volumes/${volumeID}`), 404);
+  },
+  'GET /volumecontent/:volumeID/path': async (context) => {
+    const { content } = await volume(context, 'rest-stat');
+    assert.equal((await content('GET', 'path?path=/d/f')).type, 'file');
+  },
+  'PATCH /volumecontent/:volumeID/path': async (context) => {
+    const { content } = await volume(context, 'rest-changed');
+    assert.equal((await content('PATCH', 'path?path=/d/f', { mode: 0o600 })).mode, 0o600);
+  },
+  'DELETE /volumecontent/:volumeID/path': async (context) => {
+    const { content } = await volume(context, 'rest-removed');
+    await content('DELETE', 'path?path=/d');
+    await assert.rejects(content('GET', 'path?path=/d'), /404.*path_not_found/);
+  },
+  'GET /volumecontent/:volumeID/dir': async (context) => {
+    const { content } = await volume(context, 'rest-dir');
+    assert.equal((await content('GET', 'dir?path=/&depth=2')).length, 2);
+  },
+  'POST /volumecontent/:volumeID/dir': async (context) => {
+    const { content } = await volume(context, 'rest-dir-made');
+    assert.equal((await content('POST', 'dir?path=/x/y&force=true')).path, '/x/y');
+  },
+  'GET /volumecontent/:volumeID/file': async (context) => {
+    const { content } = await volume(context, 'rest-read');
+    assert.equal(await content('GET', 'file?path=/d/f'), '"text"');
+  },
+  'PUT /volumecontent/:volumeID/file': async (context) => {
+    const { content } = await volume(context, 'rest-written');
+    assert.equal((await content('PUT', 'file?path=/new', 1)).size, 1);
   },
   'GET /teams': async ({ ask, asHolder, teamID }) =>
     holds(await ask('GET', '/teams', undefined, asHolder), 'teamID', teamID),

@@ -2,9 +2,9 @@
  * An isolation backend and a network whose host is this object: machines outlive the Node that made them, as real ones
  * do, so that a test can drop a Node (kill -9) and begin another on the same rows.
  */
-import { existsSync } from 'node:fs';
+import { existsSync, openSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import type { Identity } from '../../src/channel/protocol.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
 import {
@@ -112,6 +112,7 @@ export class FakeHost {
     port: 'tap',
     uidsEach: 1,
     admission: { overcommit: 1, overheadMB: 64 },
+    volumes: false,
   });
   readonly jail = this.#backend('fake-jail', 'jail', {
     memoryCheckpoint: false,
@@ -123,6 +124,7 @@ export class FakeHost {
     port: 'namespace',
     uidsEach: 65_536,
     admission: { overcommit: 16, overheadMB: 2 },
+    volumes: true,
   });
 
   #backend(name: string, kind: Isolation, capabilities: BackendCapabilities): IsolationBackend {
@@ -138,6 +140,7 @@ export class FakeHost {
         await this.#pass('clone');
         return this.#raise(name, checkpoint, image, spec);
       },
+      ...(capabilities.volumes ? { openVolume } : {}),
       ...(capabilities.memoryCheckpoint ? { prepare: this.#prepare(name) } : {}),
       capture: async (handle, { image, shape, base, memory, goesOn, guestReady }, out, signal) => {
         await guestReady;
@@ -400,4 +403,11 @@ export function fakeTemplate(
     },
     createdAtMs: 0,
   };
+}
+
+/** Beside the folder of the images, a folder each. */
+async function openVolume(image: string): Promise<number> {
+  const root = join(dirname(dirname(image)), 'volume-roots', basename(image));
+  await mkdir(root, { recursive: true });
+  return openSync(root, 'r');
 }

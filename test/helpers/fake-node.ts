@@ -35,6 +35,7 @@ import { type Log, silentLog } from '../../src/telemetry/log.ts';
 import { checkAnswer, checkingAnswers } from './answer-check.ts';
 import { FakeBuilds } from './fake-builds.ts';
 import { FakeSnapshots } from './fake-snapshots.ts';
+import { FakeVolumes } from './fake-volumes.ts';
 
 export interface FakeNodeOptions {
   /** Milliseconds since the epoch. */
@@ -219,6 +220,7 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
       publicTraffic,
       ...(publicTraffic ? {} : { trafficAccessToken: randomBytes(32).toString('hex') }),
       ...(maskRequestHost === undefined ? {} : { maskRequestHost }),
+      volumeMounts: request.volumeMounts ?? [],
       generation: randomUUID(),
     };
     sandboxes.set(sandbox.sandboxID, sandbox);
@@ -264,7 +266,13 @@ export function createFakeNode(options: FakeNodeOptions = {}): FakeNode {
     };
   };
 
+  const { createVolume, listVolumes, getVolume, deleteVolume } = new FakeVolumes();
+
   return {
+    createVolume,
+    listVolumes,
+    getVolume,
+    deleteVolume,
     requests,
     signals,
     wishes,

@@ -1,5 +1,5 @@
 /** A Node on a FakeHost, restartable. */
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { CreateSandboxRequest } from '../../src/contract/node-api.ts';
@@ -22,6 +22,9 @@ export interface NodeRig {
   readonly machinesFolder: string;
   readonly snapshotsFolder: string;
   readonly pausedFolder: string;
+  readonly volumesFolder: string;
+  /** The next image of a volume cannot be made. */
+  failImage(error: Error): void;
   /** The newest, whether its start is over or not. */
   node: Node;
   rows: Rows;
@@ -51,11 +54,21 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}, ways: Rig
   const host = new FakeHost();
   const lasting = ways.inMemory ? new Rows(':memory:') : undefined;
   const { enter = (outside) => ({ outside, run: (act) => act() }) } = ways;
-  const [machinesFolder, snapshotsFolder, pausedFolder] = ['machines', 'snapshots', 'paused'].map((name) =>
-    join(folder, name),
-  ) as [string, string, string];
-  for (const one of [machinesFolder, snapshotsFolder, pausedFolder]) await mkdir(one);
+  const [machinesFolder, snapshotsFolder, pausedFolder, volumesFolder] = [
+    'machines',
+    'snapshots',
+    'paused',
+    'volumes',
+  ].map((name) => join(folder, name)) as [string, string, string, string];
+  for (const one of [machinesFolder, snapshotsFolder, pausedFolder, volumesFolder]) await mkdir(one);
   const journal = new Journal(':memory:');
+  let failure: Error | undefined;
+  const makeImage = async (path: string): Promise<void> => {
+    await writeFile(path, '');
+    const thrown = failure;
+    failure = undefined;
+    if (thrown) throw thrown;
+  };
   const open = async (): Promise<void> => {
     const rows = lasting ?? new Rows(join(folder, 'node.db'));
     const { outside, run } = enter({ ...host.drive(), rows });
@@ -68,6 +81,7 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}, ways: Rig
         machinesFolder,
         snapshotsFolder,
         pausedFolder,
+        volumes: { folder: volumesFolder, sizeMB: 16, makeImage },
         uids: { microvm: { first: 60_200, slots: 4_096 }, jail: { first: 1_000_000, slots: 64 } },
         seed: Buffer.alloc(32, 7),
         pool: { least: 2, most: 6 },
@@ -88,6 +102,10 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}, ways: Rig
     machinesFolder,
     snapshotsFolder,
     pausedFolder,
+    volumesFolder,
+    failImage: (error: Error) => {
+      failure = error;
+    },
     crash: async () => {
       rig.node.abandon();
       close();

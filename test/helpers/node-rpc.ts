@@ -23,6 +23,7 @@ export const view: SandboxView = {
   envdVersion: '0.6.13',
   metadata: {},
   publicTraffic: true,
+  volumeMounts: [{ name: 'shared', path: '/srv/shared' }],
   isolation: 'jail',
   generation: '5d7a0a0e-8a64-4a8c-9f0e-0d9a7f0d3a11',
 };

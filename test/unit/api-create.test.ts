@@ -99,12 +99,44 @@ test('internet access: absent, true, false, and deny everything', async () => {
     }
 });
 
+test('volumes are mounted at paths of their own', async () => {
+  const at = (...paths: string[]) => paths.map((path) => ({ name: 'v', path }));
+  for (const path of [V1, V2]) {
+    const fine = at('/data', '/home/user/a', '/mnt/x/y');
+    const made = await api.call('POST', path, { body: { templateID: 'base', volumeMounts: fine } });
+    assert.equal(made.status, 201, made.text);
+    assert.deepEqual(last().volumeMounts, fine);
+    const told = await api.call('GET', `/sandboxes/${made.json.sandboxID}`);
+    assert.deepEqual(told.json.volumeMounts, fine);
+    for (const bad of [
+      at('data'),
+      at('/'),
+      at('/data/'),
+      at('/a/../b'),
+      at('//a'),
+      at('/proc'),
+      at('/sys/x'),
+      at('/run/coppice/drive'),
+      at('/dev/shm'),
+      at('/etc'),
+      at('/usr'),
+      at('/a\0b'),
+      at('/a', '/a'),
+      at('/a', '/a/b'),
+      at(...Array.from({ length: 17 }, (_, index) => `/v${index}`)),
+    ]) {
+      const answer = await api.call('POST', path, { body: { templateID: 'base', volumeMounts: bad } });
+      assert.equal(answer.status, 400, JSON.stringify(bad));
+      assert.match(answer.json.message, /^volumeMounts: |^validation error: volumeMounts/);
+    }
+  }
+});
+
 test('members that are not honoured are refused by name', async () => {
   const before = node.requests.length;
   const table: [string, Record<string, unknown>][] = [
     ['mcp', { mcp: {} }],
     ['iam', { iam: { tokens: { t: { audience: 'a', tokenType: 'b' } } } }],
-    ['volumeMounts', { volumeMounts: [{ name: 'v', path: '/v' }] }],
     ['network.allowOut', { network: { allowOut: ['1.1.1.1'] } }],
     ['network.allowOut', { network: { allowOut: ['1.1.1.1'], denyOut: ['0.0.0.0/0'] } }],
     ['network.denyOut', { network: { denyOut: ['10.0.0.0/8'] } }],

@@ -108,7 +108,11 @@ const newSandbox: Body['members'] = {
   envVars: { value: { A: 'b' }, effect: () => ({ ...created().envVars }), expected: { A: 'b' } },
   mcp: { value: {}, refused: unsupported('mcp') },
   iam: { value: { tokens: { t: { audience: 'a', tokenType: 'b' } } }, refused: unsupported('iam') },
-  volumeMounts: { value: [{ name: 'v', path: '/v' }], refused: unsupported('volumeMounts') },
+  volumeMounts: {
+    value: [{ name: 'v', path: '/v' }],
+    effect: () => created().volumeMounts,
+    expected: [{ name: 'v', path: '/v' }],
+  },
 };
 
 const connect: Body['members'] = {
@@ -248,6 +252,14 @@ const BODIES: readonly Body[] = [
       unknown: 'ignored',
     }),
   ),
+  {
+    name: 'volume',
+    schema: requests.newVolume,
+    ask: 'POST /volumes',
+    required: { name: (sandboxID: string) => `of-${sandboxID}` },
+    members: name,
+    unknown: 'ignored',
+  },
   {
     name: 'node',
     schema: requests.nodeStatusChange,

@@ -8,7 +8,8 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
-import { createUploads } from '../../src/api/build-uploads.ts';
+import { takeUpload } from '../../src/api/build-uploads.ts';
+import { createNodeLink } from '../../src/api/node-link.ts';
 import { isCoppiceError } from '../../src/contract/errors.ts';
 import { BuildFiles, type BuildFilesOptions } from '../../src/node/build-files.ts';
 import { createTrafficServer } from '../../src/node/traffic/server.ts';
@@ -32,16 +33,16 @@ async function rig(t: TestContext, options: Partial<BuildFilesOptions> = {}) {
   const socket = join(home, 'traffic.sock');
   traffic.server.listen(socket);
   await once(traffic.server, 'listening');
-  const uploads = createUploads(socket);
+  const node = createNodeLink(socket);
   const edge = createServer((req, res) => {
-    if (!uploads.take(req, res)) res.writeHead(404).end();
+    if (!takeUpload(node, req, res)) res.writeHead(404).end();
   });
   edge.listen(0, '127.0.0.1');
   await once(edge, 'listening');
   t.after(async () => {
     edge.closeAllConnections();
     edge.close();
-    uploads.close();
+    node.close();
     await traffic.close();
     await rm(home, { recursive: true, force: true });
   });

@@ -43,6 +43,7 @@ test('sandboxes of the first schema keep everything, and end at their deadline a
       allowInternet: false,
       publicTraffic: true,
       maskRequestHost: undefined,
+      volumes: [],
       startedAtMs: 1000,
       endAtMs: 2000,
       onTimeout: 'kill',

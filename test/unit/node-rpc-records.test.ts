@@ -15,6 +15,25 @@ import type {
 import { captured, recorder, serve, view } from '../helpers/node-rpc.ts';
 import { until } from '../helpers/until.ts';
 
+test('volumes survive the trip, and what is asked of them', async (t) => {
+  const { calls, note } = recorder();
+  const [made, plain] = [
+    { volumeID: 'v', name: 'ä', token: 't' },
+    { volumeID: 'v', name: 'ä' },
+  ];
+  const { client } = await serve(t, {
+    createVolume: note(made),
+    listVolumes: note([plain, plain]),
+    getVolume: note(made),
+    deleteVolume: note(undefined),
+  });
+  assert.deepStrictEqual(await client.createVolume('team', 'ä'), made);
+  assert.deepStrictEqual(await client.listVolumes('team'), [plain, plain]);
+  assert.deepStrictEqual(await client.getVolume('team', 'v'), made);
+  assert.equal(await client.deleteVolume('team', 'v'), undefined);
+  assert.deepStrictEqual(calls, [['team', 'ä'], ['team'], ['team', 'v'], ['team', 'v']]);
+});
+
 test('snapshots survive the trip, absent fields absent', async (t) => {
   const { calls, note } = recorder();
   const bare: SnapshotView = {

@@ -22,6 +22,7 @@ const number = fc.oneof(
   fc.integer(),
   fc.constantFrom(Number.MAX_SAFE_INTEGER, 0, 1_795_296_701_123),
 );
+const mount = fc.record({ name: text, path: text });
 const views: fc.Arbitrary<SandboxView> = fc
   .tuple(
     fc.record({
@@ -39,6 +40,7 @@ const views: fc.Arbitrary<SandboxView> = fc
       envdVersion: text,
       metadata: map,
       publicTraffic: fc.boolean(),
+      volumeMounts: fc.array(mount, { maxLength: 3 }),
       isolation: fc.constantFrom(...ISOLATIONS),
       generation: text,
     }),
@@ -87,11 +89,12 @@ test('any create request and any sandbox survive the trip', async (t) => {
         optional('onTimeout', fc.constantFrom('kill', 'pause')),
         optional('pauseMemory', fc.boolean()),
         optional('autoResume', fc.boolean()),
+        optional('volumeMounts', fc.array(mount, { minLength: 1, maxLength: 3 })),
         optional('allowInternetAccess', fc.boolean()),
         optional('publicTraffic', fc.boolean()),
         optional('maskRequestHost', text),
       ),
-      async (sandbox, [base, isolation, onTimeout, pauseMemory, autoResume, ...network]) => {
+      async (sandbox, [base, isolation, onTimeout, pauseMemory, autoResume, mounts, ...network]) => {
         answer = sandbox;
         const sent = {
           ...base,
@@ -99,6 +102,7 @@ test('any create request and any sandbox survive the trip', async (t) => {
           ...onTimeout,
           ...pauseMemory,
           ...autoResume,
+          ...mounts,
           network: Object.assign({}, ...network),
         } as CreateSandboxRequest;
         const result = await client.createSandbox(sent);

@@ -26,6 +26,7 @@ import {
 } from './build-responses.ts';
 import { adminCancelResult, adminKillResult, node, nodeDetail, runningCounts } from './node-responses.ts';
 import {
+  contentErrorBody,
   errorBody,
   forkResult,
   listedSandbox,
@@ -35,6 +36,9 @@ import {
   template,
   templateAlias,
   templateWithBuilds,
+  volume,
+  volumeAndToken,
+  volumeEntry,
 } from './responses.ts';
 import { PENDING_VERBS } from './routes.ts';
 import {
@@ -53,6 +57,8 @@ export interface Answer {
   /** Undefined: no body, and no content type. */
   readonly body?: z.ZodType;
   readonly text?: boolean;
+  /** Of a file, whatever they are. */
+  readonly bytes?: boolean;
   readonly headers: readonly AnswerHeader[];
 }
 
@@ -92,6 +98,7 @@ function on(
 
 const ID = '/sandboxes/:sandboxID';
 const CONFLICT = [409];
+const WRITTEN = [409, 507];
 
 const DECLARED: readonly Declared[] = [
   ...on('GET', '/health', { 200: { text: true, headers: [] } }),
@@ -143,6 +150,17 @@ const DECLARED: readonly Declared[] = [
   ...on('POST', '/templates/tags', { 201: json(assignedTags) }),
   ...on('DELETE', '/templates/tags', { 204: EMPTY }),
   ...on('GET', '/templates/:templateID/tags', { 200: json(templateTags) }),
+  ...on('GET', '/volumes', { 200: json(z.array(volume)) }),
+  ...on('POST', '/volumes', { 201: json(volumeAndToken) }, CONFLICT),
+  ...on('GET', '/volumes/:volumeID', { 200: json(volumeAndToken) }),
+  ...on('DELETE', '/volumes/:volumeID', { 204: EMPTY }, CONFLICT),
+  ...on('GET', '/volumecontent/:volumeID/path', { 200: json(volumeEntry) }),
+  ...on('PATCH', '/volumecontent/:volumeID/path', { 200: json(volumeEntry) }),
+  ...on('DELETE', '/volumecontent/:volumeID/path', { 204: EMPTY }, CONFLICT),
+  ...on('GET', '/volumecontent/:volumeID/dir', { 200: json(z.array(volumeEntry)) }),
+  ...on('POST', '/volumecontent/:volumeID/dir', { 201: json(volumeEntry) }, WRITTEN),
+  ...on('GET', '/volumecontent/:volumeID/file', { 200: { bytes: true, headers: [] } }),
+  ...on('PUT', '/volumecontent/:volumeID/file', { 201: json(volumeEntry) }, WRITTEN),
   ...on('GET', '/teams', { 200: json(z.array(team)) }),
   ...on('GET', '/teams/:teamID/metrics', { 200: json(z.array(teamMetric)) }),
   ...on('GET', '/teams/:teamID/metrics/max', { 200: json(maxTeamMetric) }),
@@ -178,7 +196,7 @@ export function declaredAnswer(method: string, path: string, status: number): An
   const found = DECLARED.filter((each) => each.method === asked && each.path.test(path));
   if (status >= 400)
     return (found.length === 0 ? ERRORS_OF_NONE.has(status) : found.some((each) => each.errors.has(status)))
-      ? json(errorBody)
+      ? json(path.startsWith('/volumecontent/') ? z.union([errorBody, contentErrorBody]) : errorBody)
       : undefined;
   return found.find((each) => each.answers.has(status))?.answers.get(status);
 }

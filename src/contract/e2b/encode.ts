@@ -65,7 +65,7 @@ export function encodeListedSandbox(view: SandboxView, state: 'running' | 'pause
     envdVersion: view.envdVersion,
     ...optional('alias', view.alias),
     metadata: { ...view.metadata },
-    volumeMounts: [],
+    volumeMounts: view.volumeMounts.map(({ name, path }) => ({ name, path })),
   };
 }
 

@@ -48,6 +48,11 @@ const networkV2 = z.strictObject({
   httpsPorts: httpsPorts.optional(),
 });
 
+/** Body of `POST /volumes`. */
+export const newVolume = z.object({
+  name: z.string().regex(/^[a-zA-Z0-9_-]{1,128}$/, 'expected 1 to 128 of a-z, A-Z, 0-9, _ and -'),
+});
+
 /** Body of `POST /sandboxes`. */
 export const newSandboxV1 = z.object({
   templateID: templateName,

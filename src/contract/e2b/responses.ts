@@ -41,6 +41,28 @@ export const listedSandbox = z.strictObject({
   volumeMounts: z.array(z.strictObject({ name: z.string(), path: z.string() })),
 });
 
+export const volume = z.strictObject({ volumeID: z.string(), name: z.string() });
+
+export const volumeAndToken = volume.extend({ token: z.string().min(1), domain: z.string().optional() });
+
+/** An entry of a volume, see volumes/entry.ts. */
+export const volumeEntry = z.strictObject({
+  name: z.string(),
+  path: z.string(),
+  type: z.enum(['unknown', 'file', 'directory', 'symlink']),
+  size: int,
+  mode: int,
+  uid: int,
+  gid: int,
+  atime: instant,
+  mtime: instant,
+  ctime: instant,
+  target: z.string().optional(),
+});
+
+/** Of the content API of volumes alone: its code is a word. */
+export const contentErrorBody = z.strictObject({ code: z.string().min(1), message: z.string().min(1) });
+
 export const sandboxDetail = listedSandbox.extend({
   envdAccessToken: z.string().optional(),
   allowInternetAccess: z.boolean().nullable(),

@@ -16,12 +16,6 @@ const pending = (verb: string, method: PendingVerb['method'], ...paths: string[]
 export const PENDING_VERBS: readonly PendingVerb[] = [
   ...pending('template build of an older kind', 'POST', '/templates', '/v2/templates', '/templates/:templateID'),
   ...pending('template build of an older kind', 'POST', '/templates/:templateID/builds/:buildID'),
-  ...pending('volume list', 'GET', '/volumes', '/volumes/:volumeID'),
-  ...pending('volume create', 'POST', '/volumes'),
-  ...pending('volume delete', 'DELETE', '/volumes/:volumeID'),
-  ...(['GET', 'POST', 'PUT', 'PATCH', 'DELETE'] as const).flatMap((method) =>
-    pending('volume content', method, '/volumecontent/:volumeID/:kind'),
-  ),
   ...pending('secret list', 'GET', '/secrets', '/secrets/:secretID'),
   ...pending('secret write', 'POST', '/secrets', '/secrets/:secretID'),
   ...pending('secret delete', 'DELETE', '/secrets/:secretID'),

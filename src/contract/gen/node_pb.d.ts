@@ -122,6 +122,129 @@ export declare type NetworkWish = Message<"coppice.node.v1.NetworkWish"> & {
 export declare const NetworkWishSchema: GenMessage<NetworkWish>;
 
 /**
+ * @generated from message coppice.node.v1.VolumeMount
+ */
+export declare type VolumeMount = Message<"coppice.node.v1.VolumeMount"> & {
+  /**
+   * @generated from field: string name = 1;
+   */
+  name: string;
+
+  /**
+   * @generated from field: string path = 2;
+   */
+  path: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.VolumeMount.
+ * Use `create(VolumeMountSchema)` to create a new message.
+ */
+export declare const VolumeMountSchema: GenMessage<VolumeMount>;
+
+/**
+ * @generated from message coppice.node.v1.CreateVolumeRequest
+ */
+export declare type CreateVolumeRequest = Message<"coppice.node.v1.CreateVolumeRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.CreateVolumeRequest.
+ * Use `create(CreateVolumeRequestSchema)` to create a new message.
+ */
+export declare const CreateVolumeRequestSchema: GenMessage<CreateVolumeRequest>;
+
+/**
+ * @generated from message coppice.node.v1.TeamRequest
+ */
+export declare type TeamRequest = Message<"coppice.node.v1.TeamRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.TeamRequest.
+ * Use `create(TeamRequestSchema)` to create a new message.
+ */
+export declare const TeamRequestSchema: GenMessage<TeamRequest>;
+
+/**
+ * @generated from message coppice.node.v1.VolumeRequest
+ */
+export declare type VolumeRequest = Message<"coppice.node.v1.VolumeRequest"> & {
+  /**
+   * @generated from field: string team_id = 1;
+   */
+  teamId: string;
+
+  /**
+   * @generated from field: string volume_id = 2;
+   */
+  volumeId: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.VolumeRequest.
+ * Use `create(VolumeRequestSchema)` to create a new message.
+ */
+export declare const VolumeRequestSchema: GenMessage<VolumeRequest>;
+
+/**
+ * @generated from message coppice.node.v1.Volume
+ */
+export declare type Volume = Message<"coppice.node.v1.Volume"> & {
+  /**
+   * @generated from field: string volume_id = 1;
+   */
+  volumeId: string;
+
+  /**
+   * @generated from field: string name = 2;
+   */
+  name: string;
+
+  /**
+   * Of one that is made or read, not of a list.
+   *
+   * @generated from field: string token = 3;
+   */
+  token: string;
+};
+
+/**
+ * Describes the message coppice.node.v1.Volume.
+ * Use `create(VolumeSchema)` to create a new message.
+ */
+export declare const VolumeSchema: GenMessage<Volume>;
+
+/**
+ * @generated from message coppice.node.v1.ListVolumesResponse
+ */
+export declare type ListVolumesResponse = Message<"coppice.node.v1.ListVolumesResponse"> & {
+  /**
+   * @generated from field: repeated coppice.node.v1.Volume volumes = 1;
+   */
+  volumes: Volume[];
+};
+
+/**
+ * Describes the message coppice.node.v1.ListVolumesResponse.
+ * Use `create(ListVolumesResponseSchema)` to create a new message.
+ */
+export declare const ListVolumesResponseSchema: GenMessage<ListVolumesResponse>;
+
+/**
  * @generated from message coppice.node.v1.CreateSandboxRequest
  */
 export declare type CreateSandboxRequest = Message<"coppice.node.v1.CreateSandboxRequest"> & {
@@ -179,6 +302,11 @@ export declare type CreateSandboxRequest = Message<"coppice.node.v1.CreateSandbo
    * @generated from field: optional bool auto_resume = 11;
    */
   autoResume?: boolean | undefined;
+
+  /**
+   * @generated from field: repeated coppice.node.v1.VolumeMount volume_mounts = 12;
+   */
+  volumeMounts: VolumeMount[];
 };
 
 /**
@@ -295,6 +423,11 @@ export declare type Sandbox = Message<"coppice.node.v1.Sandbox"> & {
    * @generated from field: optional string mask_request_host = 21;
    */
   maskRequestHost?: string | undefined;
+
+  /**
+   * @generated from field: repeated coppice.node.v1.VolumeMount volume_mounts = 22;
+   */
+  volumeMounts: VolumeMount[];
 };
 
 /**
@@ -2422,6 +2555,38 @@ export declare const NodeService: GenService<{
     methodKind: "unary";
     input: typeof CancelBuildsRequestSchema;
     output: typeof CancelBuildsResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.CreateVolume
+   */
+  createVolume: {
+    methodKind: "unary";
+    input: typeof CreateVolumeRequestSchema;
+    output: typeof VolumeSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.ListVolumes
+   */
+  listVolumes: {
+    methodKind: "unary";
+    input: typeof TeamRequestSchema;
+    output: typeof ListVolumesResponseSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.GetVolume
+   */
+  getVolume: {
+    methodKind: "unary";
+    input: typeof VolumeRequestSchema;
+    output: typeof VolumeSchema;
+  },
+  /**
+   * @generated from rpc coppice.node.v1.NodeService.DeleteVolume
+   */
+  deleteVolume: {
+    methodKind: "unary";
+    input: typeof VolumeRequestSchema;
+    output: typeof EmptySchema;
   },
   /**
    * @generated from rpc coppice.node.v1.NodeService.PublishTemplate

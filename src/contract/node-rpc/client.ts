@@ -9,8 +9,9 @@ import {
   toBinary,
 } from '@bufbuild/protobuf';
 import { CoppiceError } from '../errors.ts';
-import { NodeService } from '../gen/node_pb.js';
+import { NodeService, type Volume } from '../gen/node_pb.js';
 import type { NodeApi } from '../node-api.ts';
+import type { VolumeAndToken } from '../volume-api.ts';
 import {
   eventFromMessage,
   eventsQueryToMessage,
@@ -132,6 +133,27 @@ export function connectNodeApi(socketPath: string, options: NodeRpcClientOptions
       demandWellFormed(request);
       await call(method.updateNetwork, request, usual);
     },
+    async createVolume(teamID, name) {
+      const request = { teamId: teamID, name };
+      demandWellFormed(request);
+      return volumeFromMessage(await call(method.createVolume, request, usual));
+    },
+    async listVolumes(teamID) {
+      const request = { teamId: teamID };
+      demandWellFormed(request);
+      const { volumes } = await call(method.listVolumes, request, usual);
+      return volumes.map(({ volumeId, name }) => ({ volumeID: volumeId, name }));
+    },
+    async getVolume(teamID, volumeID) {
+      const request = { teamId: teamID, volumeId: volumeID };
+      demandWellFormed(request);
+      return volumeFromMessage(await call(method.getVolume, request, usual));
+    },
+    async deleteVolume(teamID, volumeID) {
+      const request = { teamId: teamID, volumeId: volumeID };
+      demandWellFormed(request);
+      await call(method.deleteVolume, request, usual);
+    },
     async cancelBuilds(teamID) {
       const request = { teamId: teamID };
       demandWellFormed(request);
@@ -242,6 +264,10 @@ interface Pending {
 }
 
 const MAX_CALL_ID = 2 ** 32 - 1;
+
+function volumeFromMessage({ volumeId, name, token }: Volume): VolumeAndToken {
+  return { volumeID: volumeId, name, token };
+}
 
 /** One stream for all calls. When it breaks, the calls under way fail and the next call connects anew. */
 class Connection {

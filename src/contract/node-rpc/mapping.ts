@@ -7,6 +7,7 @@ import {
   CreateSandboxRequestSchema,
   type ListSandboxesRequest as ListMessage,
   ListSandboxesRequestSchema,
+  type VolumeMount as MountMessage,
   type NetworkWish as NetworkMessage,
   type NetworkWishSchema,
   type Pair,
@@ -41,6 +42,7 @@ import {
   type TemplateBuildView,
   type TemplateView,
 } from '../node-api.ts';
+import type { VolumeMount } from '../volume-api.ts';
 
 const STATES: ReadonlySet<string> = new Set<SandboxState>([
   'creating',
@@ -69,6 +71,7 @@ export function requestToMessage(request: CreateSandboxRequest): CreateMessage {
     ...(request.pauseMemory === undefined ? {} : { pauseMemory: request.pauseMemory }),
     ...(request.autoResume === undefined ? {} : { autoResume: request.autoResume }),
     network: networkToMessage(request.network),
+    volumeMounts: (request.volumeMounts ?? []).map(({ name, path }) => ({ name, path })),
   });
 }
 
@@ -85,6 +88,7 @@ export function requestFromMessage(message: CreateMessage): CreateSandboxRequest
     ...(message.pauseMemory === undefined ? {} : { pauseMemory: message.pauseMemory }),
     ...(message.autoResume === undefined ? {} : { autoResume: message.autoResume }),
     network: networkFromMessage(message.network),
+    ...(message.volumeMounts.length === 0 ? {} : { volumeMounts: message.volumeMounts.map(mountFromMessage) }),
   };
 }
 
@@ -104,6 +108,10 @@ export function networkFromMessage(message: NetworkMessage | undefined): Network
     ...(publicTraffic === undefined ? {} : { publicTraffic }),
     ...(maskRequestHost === undefined ? {} : { maskRequestHost }),
   };
+}
+
+function mountFromMessage({ name, path }: MountMessage): VolumeMount {
+  return { name, path };
 }
 
 export function queryToMessage(query: ListSandboxesQuery): ListMessage {
@@ -155,6 +163,7 @@ export function sandboxToMessage(view: SandboxView): MessageInitShape<typeof San
     publicTraffic: view.publicTraffic,
     ...(view.trafficAccessToken === undefined ? {} : { trafficAccessToken: view.trafficAccessToken }),
     ...(view.maskRequestHost === undefined ? {} : { maskRequestHost: view.maskRequestHost }),
+    volumeMounts: view.volumeMounts.map(({ name, path }) => ({ name, path })),
   };
 }
 
@@ -180,6 +189,7 @@ export function sandboxFromMessage(message: SandboxMessage | undefined): Sandbox
     publicTraffic: message.publicTraffic,
     ...(message.trafficAccessToken === undefined ? {} : { trafficAccessToken: message.trafficAccessToken }),
     ...(message.maskRequestHost === undefined ? {} : { maskRequestHost: message.maskRequestHost }),
+    volumeMounts: message.volumeMounts.map(mountFromMessage),
     isolation: oneOf(message.isolation, ISOLATIONS, 'isolation'),
     generation: message.generation,
   };

@@ -6,6 +6,7 @@ import type { ServiceImpl } from '@connectrpc/connect';
 import { CoppiceError } from '../errors.ts';
 import type { NodeService } from '../gen/node_pb.js';
 import type { NodeApi } from '../node-api.ts';
+import type { VolumeAndToken } from '../volume-api.ts';
 import {
   eventsQueryFromMessage,
   eventToMessage,
@@ -122,6 +123,10 @@ function serve(socket: Socket, calls: readonly Call[]): void {
   });
 }
 
+function volumeToMessage({ volumeID, name, token }: VolumeAndToken) {
+  return { volumeId: volumeID, name, token };
+}
+
 function implement(api: NodeApi) {
   return {
     createSandbox: async (request, { signal }) => {
@@ -219,6 +224,15 @@ function implement(api: NodeApi) {
     listTags: async ({ teamId, template }) => ({
       tags: (await api.listTags(teamId, template)).map(({ buildID, ...rest }) => ({ ...rest, buildId: buildID })),
     }),
+    createVolume: async ({ teamId, name }) => volumeToMessage(await api.createVolume(teamId, name)),
+    listVolumes: async ({ teamId }) => ({
+      volumes: (await api.listVolumes(teamId)).map(({ volumeID, name }) => ({ volumeId: volumeID, name })),
+    }),
+    getVolume: async ({ teamId, volumeId }) => volumeToMessage(await api.getVolume(teamId, volumeId)),
+    deleteVolume: async ({ teamId, volumeId }) => {
+      await api.deleteVolume(teamId, volumeId);
+      return {};
+    },
     publishTemplate: async (request) => ({
       names: [...(await api.publishTemplate(request.teamId, request.template, request.public))],
     }),

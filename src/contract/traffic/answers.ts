@@ -1,5 +1,5 @@
 /** What a client is told when the sandbox itself does not answer: E2B's JSON, or a page for people in a browser. */
-import { type IncomingHttpHeaders, type ServerResponse, STATUS_CODES } from 'node:http';
+import { type IncomingHttpHeaders, type IncomingMessage, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 
 /** One refusal. `message` is E2B's text where E2B has one (research notes in SPECIFICATION.md). */
@@ -79,7 +79,11 @@ export function refuse(res: ServerResponse, refusal: Refusal): void {
     'Content-Length': Buffer.byteLength(body),
   });
   res.end(body);
-  const { req } = res;
+  linger(res.req);
+}
+
+/** Throws away what still comes, for a while, so that the client reads the answer that it was given. */
+export function linger(req: IncomingMessage): void {
   if (req.complete) return;
   const socket = req.socket;
   req.resume();

@@ -26,6 +26,7 @@ import {
 import { forward } from '../../contract/traffic/forward.ts';
 import { codingSupported, IDEMPOTENT, OWN_PREFIX, requestHeaders } from '../../contract/traffic/headers.ts';
 import { spliceUpgrade, UpgradeBodyError, upgradeWanted } from '../../contract/traffic/splice.ts';
+import { TRAFFIC_VOLUME_HEADER } from '../../contract/volume-api.ts';
 import type { Log } from '../../telemetry/log.ts';
 import { dialerOf, PortClosedError, SandboxGoneError } from './dialer.ts';
 
@@ -72,6 +73,8 @@ export interface TrafficServerOptions {
   readonly findBySignature: (url: string) => TrafficTarget | undefined;
   /** Takes an archive for a build, `what` as of TRAFFIC_UPLOAD_HEADER, and answers. Never rejects. */
   readonly receive?: (what: string, req: IncomingMessage, res: ServerResponse) => Promise<void>;
+  /** Serves the files of volumes, `what` as of TRAFFIC_VOLUME_HEADER, and answers. Never rejects. */
+  readonly volume?: (what: string, req: IncomingMessage, res: ServerResponse) => Promise<void>;
   readonly log: Log;
 }
 
@@ -159,10 +162,14 @@ export function createTrafficServer(options: TrafficServerOptions): TrafficServe
       refuse(res, { status: 501, message: 'Only the chunked transfer coding is supported' });
       return;
     }
-    const upload = req.headers[TRAFFIC_UPLOAD_HEADER];
-    if (typeof upload === 'string' && options.receive) {
+    for (const [header, take] of [
+      [TRAFFIC_UPLOAD_HEADER, options.receive],
+      [TRAFFIC_VOLUME_HEADER, options.volume],
+    ] as const) {
+      const what = req.headers[header];
+      if (typeof what !== 'string' || !take) continue;
       if (expectsContinue) res.writeContinue();
-      void options.receive(upload, req, res);
+      void take(what, req, res);
       return;
     }
     const found = resolve(req);

@@ -19,31 +19,7 @@ function pending(method: string, call: (context: RowContext) => unknown): Row {
 
 export const isPending = (row: Pick<Row, 'proves'>): boolean => row.proves === NOT_THERE;
 
-const volume = ({ sdk, sdkOptions: { apiUrl, apiKey } }: RowContext) => ({
-  of: new sdk.Volume('vol', 'vol', 'token'),
-  options: { apiUrl, headers: { 'X-API-Key': apiKey } },
-});
-
 export default [
-  pending('Volume.create', ({ sdk, sdkOptions }) => sdk.Volume.create('vol', sdkOptions)),
-  pending('Volume.connect', ({ sdk, sdkOptions }) => sdk.Volume.connect('vol', sdkOptions)),
-  pending('Volume.getInfo', ({ sdk, sdkOptions }) => sdk.Volume.getInfo('vol', sdkOptions)),
-  pending('Volume.list', ({ sdk, sdkOptions }) => sdk.Volume.list(sdkOptions)),
-  pending('Volume.destroy', ({ sdk, sdkOptions }) => sdk.Volume.destroy('vol', sdkOptions)),
-  ...(['list', 'makeDir', 'getInfo', 'exists', 'readFile', 'remove'] as const).map((method) =>
-    pending(`volume.${method}`, (context) => {
-      const { of, options } = volume(context);
-      return of[method]('/a', options);
-    }),
-  ),
-  pending('volume.updateMetadata', (context) => {
-    const { of, options } = volume(context);
-    return of.updateMetadata('/a', { mode: 0o600 }, options);
-  }),
-  pending('volume.writeFile', (context) => {
-    const { of, options } = volume(context);
-    return of.writeFile('/a', 'x', options);
-  }),
   pending('Secret.create', ({ sdk, sdkOptions }) => sdk.Secret.create('name', 'value', sdkOptions)),
   pending('Secret.update', ({ sdk, sdkOptions }) => sdk.Secret.update('name', 'value', sdkOptions)),
   pending('Secret.getInfo', ({ sdk, sdkOptions }) => sdk.Secret.getInfo('name', sdkOptions)),

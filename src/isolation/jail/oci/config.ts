@@ -69,6 +69,8 @@ export interface JailConfig {
   /** The agent drive, mounted, in the runtime's mount namespace. */
   readonly drive: string;
   readonly shape: MachineShape;
+  /** Folders that it shares with others, in the runtime's mount namespace, with ids as this jail has them. */
+  readonly volumes?: readonly { readonly source: string; readonly path: string }[];
   /** Path of a user namespace that is there, or what one that the runtime makes shall map. */
   readonly userNamespace: string | { readonly firstUid: number };
   /** Path of a network namespace; `own`: an empty one; `inherited`: the one that the runtime is started in. */
@@ -122,6 +124,8 @@ export function ociConfig(config: JailConfig): Record<string, unknown> {
       mount('/run', 'tmpfs', ['nosuid', 'nodev', 'mode=755', half]),
       mount('/run/lock', 'tmpfs', ['nosuid', 'nodev', 'noexec', 'mode=1777', 'size=5m']),
       bind(config.drive, DRIVE, ['nosuid', 'nodev', 'ro']),
+      // What root of one jail leaves there must give no rights in another.
+      ...(config.volumes ?? []).map(({ source, path }) => bind(source, path, ['nosuid', 'nodev'])),
     ],
     linux: {
       namespaces: [

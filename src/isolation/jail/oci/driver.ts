@@ -58,6 +58,7 @@ const CAPABILITIES: BackendCapabilities = {
   uidsEach: UIDS_EACH,
   // Idle, 0.5 MiB (docs/performance.md); what they may hold together is limited by the cgroup that holds them all.
   admission: { overcommit: 16, overheadMB: 2 },
+  volumes: true,
 };
 
 export function createOciBackend(options: OciBackendOptions): IsolationBackend {
@@ -150,6 +151,7 @@ export function createOciBackend(options: OciBackendOptions): IsolationBackend {
           hostname: names.hostname,
           machineID: names.machineID,
           filled: layer !== undefined,
+          volumes: spec.volumes ?? [],
           ...(namespace === undefined ? {} : { network: namespace }),
           groups: cgroups.folders(id),
           group: cgroups.path(id),
@@ -204,6 +206,11 @@ export function createOciBackend(options: OciBackendOptions): IsolationBackend {
       const layer = await layerOf(checkpoint);
       if (layer === undefined) throw new CoppiceError('bad_request', 'nothing was captured that could be merged');
       return mergedCommand(image.rootfs, layer, folder);
+    },
+
+    async openVolume(image) {
+      const { fd } = await (await demandKeeper()).ask('volume', { image });
+      return fd;
     },
 
     async adopt(record) {

@@ -1,6 +1,6 @@
 /** What the keeper's thread is asked to do, and what it answers: messages between two threads of one process. */
-
-import type { MachineShape } from '../../backend.ts';
+import type { ErrorCode } from '../../../contract/errors.ts';
+import type { MachineShape, MachineVolume } from '../../backend.ts';
 import type { CgroupLimits } from '../../cgroup.ts';
 import type { Settled } from './layer-copy.ts';
 import type { RuntimeName } from './runtime.ts';
@@ -28,6 +28,7 @@ export interface Birth {
   readonly machineID: string;
   /** Whether its layer is there already, a copy of another jail's; else it gets a blank one. */
   readonly filled: boolean;
+  readonly volumes: readonly MachineVolume[];
   /** Open descriptor, in this process, of the network namespace to enter. */
   readonly network?: number;
   /** The folders of its cgroups. */
@@ -66,6 +67,8 @@ export interface Jobs {
   readonly test: { readonly ask: { readonly uid: number }; readonly answer: null };
   readonly birth: { readonly ask: Birth; readonly answer: { readonly pid: number } };
   readonly agent: { readonly ask: AgentStart; readonly answer: null };
+  /** Its root folder, mounted until the descriptor, which is the asker's, is closed. */
+  readonly volume: { readonly ask: { readonly image: string }; readonly answer: { readonly fd: number } };
   readonly fill: { readonly ask: LayerFill; readonly answer: null };
   readonly copy: { readonly ask: CopyStart; readonly answer: null };
   /** Brings it to what the layer holds now, with no process of the jail running. */
@@ -86,4 +89,4 @@ export interface Question<Name extends JobName = JobName> {
 
 export type Answer =
   | { readonly number: number; readonly ok: true; readonly answer: Jobs[JobName]['answer'] }
-  | { readonly number: number; readonly ok: false; readonly message: string };
+  | { readonly number: number; readonly ok: false; readonly message: string; readonly code: ErrorCode };

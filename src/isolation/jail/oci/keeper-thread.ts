@@ -6,6 +6,7 @@ import { chmodSync, fstatSync, mkdirSync, readFileSync, rmSync, statSync } from 
 import { getPriority, setPriority } from 'node:os';
 import { join } from 'node:path';
 import { parentPort, workerData } from 'node:worker_threads';
+import { isCoppiceError } from '../../../contract/errors.ts';
 import type { JailConfig } from './config.ts';
 import { loadDiskCalls } from './disk-calls.ts';
 import { createCopies } from './keeper-copies.ts';
@@ -17,6 +18,7 @@ import { runtimeOf } from './runtime.ts';
 import { runSelfTest, sweepSelfTests } from './self-test.ts';
 import { loadSyscalls } from './syscalls.ts';
 import { createUserNamespaces, forbidUserNamespaces } from './user-namespaces.ts';
+import { createVolumes } from './volumes.ts';
 
 const { folder: parent, runtime: runtimeName, architecture } = workerData as KeeperData;
 const stateFolder = join(parent, 'state');
@@ -33,6 +35,7 @@ sweepSelfTests(parent);
 
 const launcher = createLauncher(runtime, stateFolder);
 const roots = createRoots(parent, syscalls, calls);
+const volumes = createVolumes(parent, syscalls, calls);
 const userNamespaceOf = createUserNamespaces();
 
 const WORK: { readonly [Name in JobName]: (ask: never) => Promise<unknown> } = {
@@ -43,6 +46,7 @@ const WORK: { readonly [Name in JobName]: (ask: never) => Promise<unknown> } = {
   },
   birth,
   agent: startAgent,
+  volume: async ({ image }: { readonly image: string }) => ({ fd: volumes.open(image) }),
   connect: async ({ path }: { readonly path: string }) => ({ fd: syscalls.connect(path) }),
   ...createCopies(calls),
 };
@@ -53,7 +57,8 @@ parentPort!.on('message', (question: Question) => {
     (answer) => parentPort!.postMessage({ number, ok: true, answer: answer ?? null } as Answer),
     (error: unknown) => {
       const message = error instanceof Error ? error.message : String(error);
-      parentPort!.postMessage({ number, ok: false, message } satisfies Answer);
+      const code = isCoppiceError(error) ? error.code : 'start_failed';
+      parentPort!.postMessage({ number, ok: false, message, code } satisfies Answer);
     },
   );
 });
@@ -72,14 +77,16 @@ async function birth(job: Birth): Promise<{ pid: number }> {
   const { id, folder, uid, shape, groups } = job;
   const namespace = await userNamespaceOf(uid);
   const root = join(folder, 'root');
-  const mounts = roots.mount(job, namespace, root);
+  const mounts = [...roots.mount(job, namespace, root)];
   const network = job.network === undefined ? undefined : descriptorPath(job.network);
   try {
+    const shared = volumes.mount(job, namespace, root, mounts);
     const config = launcher.configure({
       hostname: job.hostname,
       root,
       drive: roots.shared(job.drive),
       shape,
+      volumes: shared,
       userNamespace: userNamespaceFor(uid, namespace),
       network: network === undefined ? 'own' : runtime.ownUserNamespace ? 'inherited' : network,
       ...(runtime.ownCgroups ? { cgroup: { path: job.group, limits: job.limits } } : {}),

@@ -7,7 +7,7 @@ import { CoppiceError } from '../../../contract/errors.ts';
 import type { Answer, JobName, Jobs, KeeperData, Question } from './keeper-jobs.ts';
 
 export interface Keeper {
-  /** start_failed with the reason, from whichever part failed. Not cancellable: a job half done is undone by itself. */
+  /** With the reason, from whichever part failed; start_failed, unless the asker is to blame. Not cancellable: a job half done is undone by itself. */
   ask<Name extends JobName>(job: Name, ask: Jobs[Name]['ask']): Promise<Jobs[Name]['answer']>;
 }
 
@@ -34,7 +34,7 @@ export function createKeeper(data: KeeperData): Keeper {
       waiting.delete(answer.number);
       if (waiting.size === 0) started.unref();
       if (answer.ok) waiter?.resolve(answer.answer);
-      else waiter?.reject(new CoppiceError('start_failed', answer.message));
+      else waiter?.reject(new CoppiceError(answer.code, answer.message));
     });
     started.on('error', (error) => lose(String(error)));
     started.on('exit', (code) => lose(`exit code ${code}`));

@@ -2,6 +2,7 @@
  * The system calls that make a jail's file system and Node does not offer, through koffi (docs/decisions/0012). Numbers are
  * the kernel's common ones, equal on x86-64 and arm64. All of them act on the calling thread's mount namespace.
  */
+import { constants } from 'node:fs';
 import { createRequire } from 'node:module';
 import { getSystemErrorName } from 'node:util';
 
@@ -9,7 +10,6 @@ const NR = { open_tree: 428, move_mount: 429, mount_setattr: 442 } as const;
 const AT_FDCWD = -100;
 const AT_EMPTY_PATH = 0x1000;
 const OPEN_TREE_CLONE = 1;
-const OPEN_TREE_CLOEXEC = 0o2000000;
 const MOVE_MOUNT_F_EMPTY_PATH = 4;
 const MOUNT_ATTR_RDONLY = 1;
 const MOUNT_ATTR_IDMAP = 0x100000;
@@ -19,6 +19,8 @@ const CLONE_NEWNS = 0x20000;
 const CLONE_NEWNET = 0x40000000;
 /** SOCK_CLOEXEC and SOCK_NONBLOCK. */
 const SOCK_FLAGS = 0o2004000;
+/** asm-generic/fcntl.h */
+const O_CLOEXEC = 0o2000000;
 const PR_GET_SECUREBITS = 27;
 const PR_SET_SECUREBITS = 28;
 /** A change of the file system's uid keeps the capabilities. */
@@ -51,6 +53,8 @@ export interface Syscalls {
   listen(path: string): number;
   /** A unix socket connected to `path`, not blocking; null when nobody listens there. The descriptor is the caller's. */
   connect(path: string): number | null;
+  /** An open folder, for another thread: Node would close at this one's end what this one opened by it. The caller's. */
+  openFolder(path: string): number;
   /** Closes a descriptor that Node did not open. */
   close(fd: number): void;
 }
@@ -96,6 +100,7 @@ export function loadSyscalls(): Syscalls {
   const bind = wrap('bind', 'int bind(int fd, const void *address, unsigned int size)');
   const connect = wrap('connect', 'int connect(int fd, const void *address, unsigned int size)');
   const listen = wrap('listen', 'int listen(int fd, int backlog)');
+  const open = wrap('open', 'int open(const char *path, int flags)');
   const close = libc.func('int close(int fd)');
   const MNT_DETACH = 2;
 
@@ -113,7 +118,7 @@ export function loadSyscalls(): Syscalls {
     },
     unmount: (target) => void unmount(target, MNT_DETACH),
     mountMapped(source, target, userNamespace, { readOnly }) {
-      const tree = openTree(NR.open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+      const tree = openTree(NR.open_tree, AT_FDCWD, source, OPEN_TREE_CLONE | O_CLOEXEC);
       try {
         const attributes = Buffer.alloc(MOUNT_ATTR_BYTES);
         attributes.writeBigUInt64LE(BigInt(MOUNT_ATTR_IDMAP | (readOnly ? MOUNT_ATTR_RDONLY : 0)), 0);
@@ -139,6 +144,7 @@ export function loadSyscalls(): Syscalls {
     },
     ioctl: (fd, request, argument) =>
       typeof argument === 'number' ? ioctlNumber(fd, request, argument) : ioctlBuffer(fd, request, argument),
+    openFolder: (path) => open(path, constants.O_RDONLY | constants.O_DIRECTORY | constants.O_NOFOLLOW | O_CLOEXEC),
     listen(path) {
       const fd = socket(AF_UNIX, SOCK_STREAM, 0);
       try {
