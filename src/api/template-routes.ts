@@ -1,5 +1,5 @@
 /** Reading templates. */
-import { encodeTemplate, encodeTemplateWithBuilds } from '../contract/e2b/encode.ts';
+import { encodeSnapshotsAsTemplate, encodeTemplate, encodeTemplateWithBuilds } from '../contract/e2b/encode.ts';
 import { decodePageToken, encodePageToken } from '../contract/e2b/page-token.ts';
 import { listAllTemplatesQuery, listTemplatesQuery } from '../contract/e2b/query.ts';
 import type { TemplateAlias } from '../contract/e2b/responses.ts';
@@ -9,6 +9,8 @@ import { type ApiContext, param, type Route, teamOf } from './route.ts';
 import { validate, validationError } from './validation.ts';
 
 const DEFAULT_TAG = ':default';
+/** Of one name; a page of the node's. */
+const MOST_SNAPSHOTS = 100;
 
 export function templateRoutes({ node }: ApiContext): readonly Route[] {
   return [
@@ -52,8 +54,11 @@ export function templateRoutes({ node }: ApiContext): readonly Route[] {
         const name = param(request, 'templateID');
         const view = await findTemplate(node, teamOf(request), name);
         if (view !== undefined) return reply.send(encodeTemplateWithBuilds(view));
-        await demandSnapshot(node, teamOf(request), name);
-        throw new CoppiceError('not_implemented', 'reading a snapshot as a template is not implemented yet');
+        const { templateID } = await demandSnapshot(node, teamOf(request), name);
+        const query = { teamID: teamOf(request), name: templateID, limit: MOST_SNAPSHOTS };
+        const [newest, ...older] = (await node.listSnapshots(query)).snapshots;
+        if (newest === undefined) throw new CoppiceError('template_not_found', `template '${name}' not found`);
+        return reply.send(encodeSnapshotsAsTemplate([newest, ...older]));
       },
     },
     {

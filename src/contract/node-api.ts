@@ -157,6 +157,13 @@ export interface ListSandboxesResult {
   readonly totalRunning: number;
 }
 
+/** Sizes in MiB. */
+export interface SandboxShape {
+  readonly cpuCount: number;
+  readonly memoryMB: number;
+  readonly diskSizeMB: number;
+}
+
 /** What a sandbox had in memory and on disk at one instant, as something to make sandboxes from. Its team's alone. */
 export interface SnapshotView {
   /** `<templateID>:<tag>`, or `<alias>:<tag>` when it was given a name: what `CreateSandboxRequest.template` takes. */
@@ -177,6 +184,8 @@ export interface SnapshotView {
   /** Bytes of the golden checkpoint that it lies on, shared with every other that does. */
   readonly sharedBytes: number;
   readonly createdAtMs: number;
+  /** Of the sandboxes of it. */
+  readonly shape: SandboxShape;
 }
 
 export interface ListSnapshotsQuery {

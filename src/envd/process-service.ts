@@ -208,10 +208,11 @@ function signalOf(signal: Signal): 'SIGKILL' | 'SIGTERM' {
   throw new ConnectError('the signal must be SIGNAL_SIGKILL or SIGNAL_SIGTERM', Code.InvalidArgument);
 }
 
-/** undefined: no size was given. */
+/** undefined: no size was given, or that of a client which has no terminal itself. */
 function terminalSize(pty: PTY): { cols: number; rows: number } | undefined {
   if (pty.size === undefined) return undefined;
   const { cols, rows } = pty.size;
+  if (cols === 0 && rows === 0) return undefined;
   if (cols < 1 || rows < 1 || cols > MAX_TERMINAL || rows > MAX_TERMINAL) {
     throw new ConnectError(`the terminal size must be between 1 and ${MAX_TERMINAL}`, Code.InvalidArgument);
   }

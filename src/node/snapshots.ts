@@ -220,6 +220,7 @@ export class Snapshots {
 
   async view(row: SnapshotRow): Promise<SnapshotView> {
     const { alias, tag, templateID, buildID, sourceID, isolation, memory, parentID, ownBytes, createdAtMs } = row;
+    const { cpuCount, memoryMB, diskSizeMB } = row.shape;
     const base = await this.#options.templates.base(row.baseID).catch(() => undefined);
     const files = Object.values(base?.checkpoint.manifest.files ?? {});
     return {
@@ -234,6 +235,7 @@ export class Snapshots {
       ownBytes,
       sharedBytes: files.reduce((sum, { bytes }) => sum + bytes, 0),
       createdAtMs,
+      shape: { cpuCount, memoryMB, diskSizeMB },
     };
   }
 

@@ -41,6 +41,7 @@ export class FakeSnapshots {
       ownBytes: FAKE_OWN_BYTES,
       sharedBytes: source.isolation === 'microvm' ? FAKE_SHARED_BYTES : 0,
       createdAtMs: nowMs + this.#all.length,
+      shape: { cpuCount: source.cpuCount, memoryMB: source.memoryMB, diskSizeMB: source.diskSizeMB },
     };
     this.#all.unshift({ ...snapshot, teamID: source.teamID });
     this.isFrom(source.sandboxID, snapshot.buildID);

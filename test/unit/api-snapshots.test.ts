@@ -32,6 +32,22 @@ test('taken, listed, created from, deleted', async (t) => {
     assert.equal(made.status, 201);
   }
   const path = `/templates/${encodeURIComponent(taken.json.snapshotID)}`;
+  for (const [name, one] of [
+    [taken.json.snapshotID, taken],
+    ['work', named],
+    ['work:v2', named],
+  ]) {
+    const told = await call('GET', `/templates/${encodeURIComponent(name)}`);
+    assert.equal(told.status, 200, told.text);
+    assert.deepEqual(told.json.names, one === named ? ['work'] : []);
+    assert.equal(told.json.public, false);
+    assert.deepEqual(
+      told.json.builds.map((build: { buildID: string; status: string }) => [build.buildID, build.status]),
+      [[one.json.buildID, 'ready']],
+    );
+    const alias = await call('GET', `/templates/aliases/${encodeURIComponent(name)}`);
+    assert.equal(alias.json.templateID, told.json.templateID);
+  }
   const deleted = await call('DELETE', path);
   assert.equal(deleted.status, 204);
   assert.equal(deleted.text, '');

@@ -285,13 +285,15 @@ test('input: bytes in order, to who can take it', async () => {
   const shell = collect(client.start({ process: { cmd: 'a' }, tag: 'shell' }));
   const closed = collect(client.start({ process: { cmd: 'b' }, stdin: false }));
   const terminal = collect(client.start({ process: { cmd: 'c' }, pty: { size: { cols: 100, rows: 30 } } }));
-  await until(() => shell.events.length + closed.events.length + terminal.events.length === 3, 'started');
+  const blind = collect(client.start({ process: { cmd: 'd' }, pty: { size: { cols: 0, rows: 0 } } }));
+  await until(() => [shell, closed, terminal, blind].every(({ events }) => events.length === 1), 'started');
   const byName = (cmd: string) => agent.started.find(({ request }) => request.cmd === cmd)!;
   const pid = (value: number) => ({ selector: { case: 'pid', value } }) as const;
   const shellByTag = { selector: { case: 'tag', value: 'shell' } } as const;
   const stdin = (value: string) => ({ input: { case: 'stdin', value: text(value) } }) as const;
   const pty = (value: string) => ({ input: { case: 'pty', value: text(value) } }) as const;
   assert.deepEqual(byName('c').request.pty, { cols: 100, rows: 30 });
+  assert.deepEqual(byName('d').request.pty, { cols: 80, rows: 24 }, 'of a client without a terminal');
 
   await client.sendInput({ process: shellByTag, input: stdin('one ') });
   await client.streamInput(
@@ -338,6 +340,7 @@ test('list, update, signals', async () => {
   );
   const byTag = { selector: { case: 'tag', value: 't' } } as const;
   await client.update({ process: byTag, pty: { size: { cols: 10, rows: 10 } } });
+  await client.update({ process: byTag, pty: { size: { cols: 0, rows: 0 } } });
   await client.update({ process: byTag });
   const nobody = { selector: { case: 'pid', value: 9_999 } } as const;
   assert.equal((await refusal(client.update({ process: nobody }))).code, Code.NotFound);

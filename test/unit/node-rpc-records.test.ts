@@ -48,6 +48,7 @@ test('snapshots survive the trip, absent fields absent', async (t) => {
     ownBytes: 0,
     sharedBytes: 2 ** 53 - 1,
     createdAtMs: 17.5,
+    shape: { cpuCount: 1, memoryMB: 512, diskSizeMB: 2 ** 40 },
   };
   const named = { ...bare, snapshotID: 'ä:v2', names: ['ä:v2', 'x'], memory: true, parentID: 'b', ownBytes: 2 ** 40 };
   const next = { createdAtMs: 2 ** 52, buildID: 'b' };

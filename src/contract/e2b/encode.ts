@@ -2,6 +2,7 @@
 import { ERRORS } from '../errors.ts';
 import {
   CLIENT_ID,
+  ENVD_VERSION,
   type ForkOutcome,
   type Receipt,
   type SandboxState,
@@ -140,6 +141,36 @@ export function encodeTemplateWithBuilds(view: TemplateView): TemplateWithBuilds
     lastSpawnedAt: view.lastSpawnedAtMs === undefined ? null : instant(view.lastSpawnedAtMs),
     spawnCount: view.spawnCount,
     builds: (view.builds ?? [onlyBuildOf(view)]).map((build) => encodeBuildOf(build, view.envdVersion)),
+  };
+}
+
+/** Snapshots that go by one name, newest first, as the builds of a template, which they are to E2B's clients. */
+export function encodeSnapshotsAsTemplate(snapshots: readonly [SnapshotView, ...SnapshotView[]]): TemplateWithBuilds {
+  const [newest] = snapshots;
+  const aliases = [...new Set(snapshots.flatMap(({ names }) => names.map((name) => name.split(':')[0]!)))];
+  return {
+    templateID: newest.templateID,
+    public: false,
+    aliases,
+    names: aliases,
+    createdAt: instant(snapshots.at(-1)!.createdAtMs),
+    updatedAt: instant(newest.createdAtMs),
+    // Nobody is told how often one is used.
+    lastSpawnedAt: null,
+    spawnCount: 0,
+    builds: snapshots.map(({ buildID, createdAtMs, shape }) =>
+      encodeBuildOf(
+        {
+          buildID,
+          status: 'ready',
+          createdAtMs,
+          updatedAtMs: createdAtMs,
+          finishedAtMs: createdAtMs,
+          ...shape,
+        },
+        ENVD_VERSION,
+      ),
+    ),
   };
 }
 

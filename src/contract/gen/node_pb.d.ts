@@ -1043,6 +1043,21 @@ export declare type Snapshot = Message<"coppice.node.v1.Snapshot"> & {
    * @generated from field: double shared_bytes = 11;
    */
   sharedBytes: number;
+
+  /**
+   * @generated from field: double cpu_count = 12;
+   */
+  cpuCount: number;
+
+  /**
+   * @generated from field: double memory_mb = 13;
+   */
+  memoryMb: number;
+
+  /**
+   * @generated from field: double disk_size_mb = 14;
+   */
+  diskSizeMb: number;
 };
 
 /**

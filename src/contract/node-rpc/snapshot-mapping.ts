@@ -61,6 +61,9 @@ export function snapshotToMessage(view: SnapshotView): MessageInitShape<typeof S
     ownBytes: view.ownBytes,
     sharedBytes: view.sharedBytes,
     createdAtMs: view.createdAtMs,
+    cpuCount: view.shape.cpuCount,
+    memoryMb: view.shape.memoryMB,
+    diskSizeMb: view.shape.diskSizeMB,
   };
 }
 
@@ -78,6 +81,7 @@ export function snapshotFromMessage(message: SnapshotMessage | undefined): Snaps
     ownBytes: message.ownBytes,
     sharedBytes: message.sharedBytes,
     createdAtMs: message.createdAtMs,
+    shape: { cpuCount: message.cpuCount, memoryMB: message.memoryMb, diskSizeMB: message.diskSizeMb },
   };
 }
 
