@@ -60,6 +60,7 @@ sandbox
   .option('--timeout <seconds>', 'time to live', whole, 300)
   .addOption(new Option('--isolation <kind>', "default: the template's own").choices(['microvm', 'jail']))
   .option('--auto-pause', 'pause it when its time is up, and keep it')
+  .option('--volume <name:path>', 'mount a volume; several times for several', collect, [])
   .option('--json')
   .action(async (template, options) => (await import('./cli/sandbox.ts')).create(template, options));
 sandbox
@@ -169,6 +170,21 @@ snapshot
   .command('delete <id...>')
   .option('--json')
   .action(async (ids, options) => (await import('./cli/snapshot.ts')).remove(ids, options));
+
+const volume = program.command('volume').description('folders that sandboxes share and that outlive them');
+volume
+  .command('list')
+  .option('--json')
+  .action(async (options) => (await import('./cli/volume.ts')).list(options));
+volume
+  .command('create <name>')
+  .option('--json')
+  .action(async (name, options) => (await import('./cli/volume.ts')).create(name, options));
+volume
+  .command('delete <name...>')
+  .description('with all that is in them; by name or id')
+  .option('--json')
+  .action(async (names, options) => (await import('./cli/volume.ts')).remove(names, options));
 
 const template = program.command('template').description('what sandboxes are made from');
 template

@@ -27,6 +27,7 @@ import { createNodeLink } from './node-link.ts';
 import { nodeRoutes } from './node-routes.ts';
 import { type ApiContext, createMethodFinder, type Route } from './route.ts';
 import { sandboxRoutes } from './sandbox-routes.ts';
+import { secretRoutes } from './secret-routes.ts';
 import { snapshotRoutes } from './snapshot-routes.ts';
 import { teamRoutes } from './team-routes.ts';
 import { templateRoutes } from './template-routes.ts';
@@ -138,6 +139,7 @@ function createApp({ node, store, log, domain, home = process.cwd(), webhookAddr
     ...templateRoutes(context),
     ...buildRoutes(context),
     ...volumeRoutes(context),
+    ...secretRoutes(context),
     ...teamRoutes(context),
     ...keyRoutes(context),
     ...tokenRoutes(context),

@@ -11,6 +11,7 @@ import { openControlStore } from '../control/control-store.ts';
 import { ensureLocalKey } from '../control/local-key.ts';
 import { startPostman } from '../control/postman.ts';
 import { createTeamMeter } from '../control/team-meter.ts';
+import { secretKeyPath } from '../control/team-secrets.ts';
 import { createWebhookAddresses } from '../control/webhook-addresses.ts';
 import { readCertificate } from '../edge/certificate.ts';
 import { createListener } from '../edge/listener.ts';
@@ -109,8 +110,9 @@ function explain(error: unknown, options: { readonly host: string; readonly port
 function becomeNobody(home: Home): void {
   const who = accounts();
   if (!who) return;
-  const folder = join(home.controlDatabase, '..');
-  for (const path of [folder, home.controlDatabase, `${home.controlDatabase}-wal`, `${home.controlDatabase}-shm`]) {
+  const { controlDatabase } = home;
+  const beside = [`${controlDatabase}-wal`, `${controlDatabase}-shm`, secretKeyPath(controlDatabase)];
+  for (const path of [join(controlDatabase, '..'), controlDatabase, ...beside]) {
     if (existsSync(path)) chownSync(path, who.control, who.control);
   }
   process.setgroups!([]);

@@ -7,6 +7,7 @@ import { ISOLATION_KEY, type Isolation } from '../contract/node-api.ts';
 import { ask } from './ask.ts';
 import { runningService, sdkConnection } from './client-environment.ts';
 import { type OutputOptions, print, table } from './report.ts';
+import { mountsOf } from './volume.ts';
 
 /** As long as the service itself gives a fork. */
 const FORK_TIMEOUT_MS = 180_000;
@@ -38,6 +39,7 @@ export async function create(
     readonly timeout: number;
     readonly isolation?: Isolation;
     readonly autoPause?: boolean;
+    readonly volume: readonly string[];
   },
 ): Promise<void> {
   const sandbox = await Sandbox.create(template ?? 'base', {
@@ -45,6 +47,7 @@ export async function create(
     timeoutMs: options.timeout * 1000,
     ...(options.autoPause ? { lifecycle: { onTimeout: 'pause' as const } } : {}),
     ...(options.isolation === undefined ? {} : { metadata: { [ISOLATION_KEY]: options.isolation } }),
+    ...mountsOf(options.volume),
   });
   print(options, { sandboxID: sandbox.sandboxId }, () => sandbox.sandboxId);
 }

@@ -25,6 +25,7 @@ export const ERRORS = {
   },
   volume_not_found: { status: 404, suggestion: 'GET /volumes lists those of the team.' },
   path_not_found: { status: 404, suggestion: 'List what the volume has with GET /volumecontent/<id>/dir?path=/.' },
+  secret_not_found: { status: 404, suggestion: 'GET /secrets lists those of the team.' },
   webhook_not_found: { status: 404, suggestion: 'List webhooks with `coppice webhook list`.' },
   event_not_found: { status: 404, suggestion: 'GET /events/sandboxes lists what happened lately.' },
   node_not_found: { status: 404, suggestion: 'GET /nodes lists what there is.' },

@@ -1,4 +1,4 @@
-/** What control keeps on disk: teams, what clients present, answers to idempotent requests, in one database. */
+/** What control keeps on disk: teams, what clients present, answers to idempotent requests, what is told and what is never told, in one database. */
 import { openDatabase } from '../store/database.ts';
 import { type AccessTokens, createAccessTokens } from './access-tokens.ts';
 import { type AdminToken, createAdminToken } from './admin-token.ts';
@@ -8,6 +8,7 @@ import { type ApiKeys, createKeys, type KeyOptions } from './keys.ts';
 import { CONTROL_MIGRATIONS } from './migrations.ts';
 import { createNodeStates, type NodeStates } from './node-states.ts';
 import { createTeamPoints, type TeamPoints } from './team-points.ts';
+import { createSecrets, openSecretKey, type Secrets } from './team-secrets.ts';
 import { createTeams, type Teams } from './teams.ts';
 import { createWebhooks, type Webhooks } from './webhooks.ts';
 
@@ -19,6 +20,7 @@ export interface ControlStore {
   readonly points: TeamPoints;
   readonly nodes: NodeStates;
   readonly idempotency: Idempotency;
+  readonly secrets: Secrets;
   readonly webhooks: Webhooks;
   readonly deliveries: Deliveries;
   close(): void;
@@ -39,6 +41,7 @@ export function openControlStore(path: string, options: KeyOptions = {}): Contro
       points: createTeamPoints(database, now),
       nodes: createNodeStates(database, now),
       idempotency: createIdempotency(database, now),
+      secrets: createSecrets(database, openSecretKey(path), now),
       webhooks: createWebhooks(database, now),
       deliveries: createDeliveries(database, now),
       close: () => {

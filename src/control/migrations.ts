@@ -118,4 +118,22 @@ export const CONTROL_MIGRATIONS: readonly Migration[] = [
       CREATE INDEX deliveries_webhook ON deliveries (webhook_id, created_at_ms);
     `,
   },
+  {
+    version: 5,
+    name: 'control-secrets',
+    sql: `
+      CREATE TABLE secrets (
+        secret_id TEXT PRIMARY KEY,
+        team_id TEXT NOT NULL REFERENCES teams (team_id),
+        name TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        sealed BLOB NOT NULL,
+        metadata TEXT NOT NULL,
+        created_at_ms INTEGER NOT NULL,
+        updated_at_ms INTEGER NOT NULL,
+        UNIQUE (team_id, name)
+      ) STRICT;
+      CREATE INDEX secrets_team ON secrets (team_id, created_at_ms, secret_id);
+    `,
+  },
 ];

@@ -60,7 +60,7 @@ test('bad requests to the API get E2B’s status and shape', async (t) => {
   );
   await t.test('unknown route', async () => assertRefused(await call('GET', '/no/such/route'), 404));
   await t.test('a verb that is not there yet', async () =>
-    assertRefused(await call('POST', '/secrets', { body: '{}' }), 501),
+    assertRefused(await call('POST', '/v2/templates', { body: '{}' }), 501),
   );
   await t.test('a policy that is not enforced yet', async () =>
     assertRefused(await create({ templateID: 'base', network: { denyOut: ['203.0.113.0/24'] } }), 400, /denyOut/),

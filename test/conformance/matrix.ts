@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { DECLARED_VERBS } from '../../src/contract/e2b/answers.ts';
 import { PENDING_VERBS } from '../../src/contract/e2b/routes.ts';
 import { ENVD_CALLS } from './envd.ts';
+import { CLIENT_SIDE } from './exceptions.ts';
 import type { Column, Proof, Results } from './results.ts';
-import { CLIENT_SIDE } from './rows/pending.ts';
 
 export const MATRIX = join(import.meta.dirname, '..', '..', 'docs', 'e2b-matrix.md');
 const CLI_TEST = 'test/clients/e2b-cli.test.ts';

@@ -37,6 +37,12 @@ async function waiting({ ask, atEnd }: RestContext, name: string): Promise<{ tem
   return made;
 }
 
+async function secret({ ask, atEnd }: RestContext, name: string) {
+  const made = await ask('POST', '/secrets', { name, value: 'a value' });
+  atEnd(() => ask('DELETE', `/secrets/${made.secretID}`).catch(() => {}));
+  return made;
+}
+
 /** A volume of the row's own: what its content API is asked with, and a folder and a file in it. */
 async function volume({ ask, atEnd }: RestContext, name: string) {
   const made = await ask('POST', '/volumes', { name });
@@ -263,6 +269,24 @@ export const REST_ROWS: Readonly<Record<string, RestRow>> = {
   'PATCH /templates/:templateID': async (context) => {
     const { templateID } = await waiting(context, 'rest-public-too');
     assert.deepEqual(await context.ask('PATCH', `/templates/${templateID}`, { public: true }), {});
+  },
+  'GET /secrets': async (context) => {
+    const { secretID } = await secret(context, 'rest-listed');
+    holds(await context.ask('GET', '/secrets'), 'secretID', secretID);
+  },
+  'POST /secrets': async (context) => assert.equal((await secret(context, 'rest-made')).currentVersion, 1),
+  'GET /secrets/:secretID': async (context) => {
+    const made = await secret(context, 'rest-told');
+    assert.deepEqual(await context.ask('GET', '/secrets/rest-told'), made);
+  },
+  'POST /secrets/:secretID': async (context) => {
+    const { secretID } = await secret(context, 'rest-changed');
+    assert.equal((await context.ask('POST', `/secrets/${secretID}`, { value: 'new' })).currentVersion, 2);
+  },
+  'DELETE /secrets/:secretID': async (context) => {
+    const { secretID } = await secret(context, 'rest-ended');
+    await context.ask('DELETE', `/secrets/${secretID}`);
+    assert.equal(await context.status('GET', `/secrets/${secretID}`), 404);
   },
   'GET /volumes': async (context) => {
     const { volumeID } = await volume(context, 'rest-listed');

@@ -8,11 +8,11 @@ import type { Kind } from '../behaviours/support/kinds.ts';
 import type { GENERATIONS, INTERPRETER_GENERATIONS } from '../helpers/generations.ts';
 import type { TestServer } from '../helpers/oci-image.ts';
 import type { TestService } from '../helpers/service.ts';
+import { CLIENT_SIDE, EXCEPTIONS } from './exceptions.ts';
 import { type Front, openFront } from './front.ts';
 import { rowFiles } from './matrix.ts';
 import { type Column, prove, type Results } from './results.ts';
 import type { CodeRow, CodeRowContext, Row, RowContext } from './row.ts';
-import { CLIENT_SIDE, EXCEPTIONS } from './rows/pending.ts';
 import { countCalls, declaredPrivate, interpreterSubjects, methodsOf, type Subject, subjectsOf } from './surface.ts';
 
 export interface ConformanceWorld {

@@ -120,6 +120,14 @@ const connect: Body['members'] = {
   memory: { value: false, effect: () => (wish() as { memory?: boolean }).memory, expected: false },
 };
 const name: Body['members'] = { name: { value: 'given', effect: ({ json }) => json.name, expected: 'given' } };
+const secret: Body['members'] = {
+  value: {
+    value: 'hidden',
+    effect: ({ json }) => api.store.secrets.reveal(api.teamID, json.secretID),
+    expected: 'hidden',
+  },
+  metadata: { value: { a: 'b' }, effect: ({ json }) => json.metadata, expected: { a: 'b' } },
+};
 const ofKey = `/api-keys/${api.store.keys.create({ teamID: api.teamID, name: 'to rename' }).view.keyID}`;
 
 const BODIES: readonly Body[] = [
@@ -252,6 +260,22 @@ const BODIES: readonly Body[] = [
       unknown: 'ignored',
     }),
   ),
+  {
+    name: 'secret',
+    schema: requests.newSecret,
+    ask: 'POST /secrets',
+    required: { name: (sandboxID: string) => `of-${sandboxID}`, value: 'x' },
+    members: { ...name, ...secret },
+    unknown: 'ignored',
+  },
+  {
+    name: 'secret version',
+    schema: requests.secretUpdate,
+    ask: `POST /secrets/${api.store.secrets.create(api.teamID, 'changed', { value: 'x' }).secretID}`,
+    required: { value: 'x' },
+    members: secret,
+    unknown: 'ignored',
+  },
   {
     name: 'volume',
     schema: requests.newVolume,

@@ -57,6 +57,9 @@ export const listSnapshotsQuery = z.object({
   limit,
 });
 
+/** `GET /secrets`. */
+export const listSecretsQuery = z.object({ nextToken: once.optional(), limit });
+
 /** `GET /sandboxes`, deprecated: running sandboxes only. */
 export const listRunningQuery = z.object({ metadata: metadata.optional() });
 

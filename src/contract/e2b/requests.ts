@@ -5,7 +5,7 @@
  */
 import { z } from 'zod';
 import { nodeStatus } from './node-responses.ts';
-import { ENV_LIMITS, METADATA_LIMITS, stringMap } from './string-map.ts';
+import { ENV_LIMITS, METADATA_LIMITS, SECRET_LIMITS, stringMap } from './string-map.ts';
 
 /** E2B's `format: int32`; the parser has made sure that only integer literals arrive as integers. */
 const int32 = z
@@ -52,6 +52,14 @@ const networkV2 = z.strictObject({
 export const newVolume = z.object({
   name: z.string().regex(/^[a-zA-Z0-9_-]{1,128}$/, 'expected 1 to 128 of a-z, A-Z, 0-9, _ and -'),
 });
+
+const secretValue = z.string().min(1).max(65_536);
+
+/** Body of `POST /secrets/{id}`: a new version. */
+export const secretUpdate = z.object({ value: secretValue, metadata: stringMap(SECRET_LIMITS).nullish() });
+
+/** Body of `POST /secrets`. */
+export const newSecret = secretUpdate.extend({ name: z.string().min(1).max(128) });
 
 /** Body of `POST /sandboxes`. */
 export const newSandboxV1 = z.object({

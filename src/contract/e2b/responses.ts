@@ -45,6 +45,15 @@ export const volume = z.strictObject({ volumeID: z.string(), name: z.string() })
 
 export const volumeAndToken = volume.extend({ token: z.string().min(1), domain: z.string().optional() });
 
+export const secret = z.strictObject({
+  secretID: z.string(),
+  name: z.string(),
+  currentVersion: int,
+  metadata: strings,
+  createdAt: instant,
+  updatedAt: instant,
+});
+
 /** An entry of a volume, see volumes/entry.ts. */
 export const volumeEntry = z.strictObject({
   name: z.string(),

@@ -16,7 +16,4 @@ const pending = (verb: string, method: PendingVerb['method'], ...paths: string[]
 export const PENDING_VERBS: readonly PendingVerb[] = [
   ...pending('template build of an older kind', 'POST', '/templates', '/v2/templates', '/templates/:templateID'),
   ...pending('template build of an older kind', 'POST', '/templates/:templateID/builds/:buildID'),
-  ...pending('secret list', 'GET', '/secrets', '/secrets/:secretID'),
-  ...pending('secret write', 'POST', '/secrets', '/secrets/:secretID'),
-  ...pending('secret delete', 'DELETE', '/secrets/:secretID'),
 ];

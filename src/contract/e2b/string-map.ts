@@ -19,6 +19,15 @@ export const METADATA_LIMITS = {
   totalBytes: 65_536,
 } as const satisfies Limits;
 
+/** As E2B's API documents them. */
+export const SECRET_LIMITS = {
+  what: 'metadata',
+  entries: 32,
+  keyBytes: 128,
+  valueBytes: 1024,
+  totalBytes: 8192,
+} as const satisfies Limits;
+
 export const ENV_LIMITS = {
   what: 'environment variables',
   entries: 512,
