@@ -7,7 +7,6 @@ import { readdirSync, readFileSync, renameSync, truncateSync, writeFileSync } fr
 import { join } from 'node:path';
 import test, { type TestContext } from 'node:test';
 import { Sandbox } from 'e2b';
-import { hashBlocks } from '../../src/isolation/block-hash.ts';
 import { say } from '../behaviours/support/asks.ts';
 import { firstProcessOf, processesOf } from '../behaviours/support/processes.ts';
 import { Patient } from '../clients/support/patient.ts';
@@ -253,14 +252,20 @@ const SEEN: readonly Damage[] = [
     told: /another size/,
   },
   { name: 'devices that end early', file: 'state', damage: halve, told: /state has \d+ bytes instead/ },
-  { name: 'devices that are none', file: 'state', damage: flip(() => 0), told: /did not start/ },
+  { name: 'devices that are none', file: 'state', damage: flip(() => 0), told: /state has another hash/ },
+  {
+    name: 'another bit in a page',
+    file: 'pages',
+    damage: flip((size) => size - PAGE / 2),
+    told: /pages has another hash/,
+  },
+  {
+    name: 'another bit in a block of the disk',
+    file: 'overlay.qcow2',
+    damage: flip((size) => size - 1),
+    told: /overlay\.qcow2 has another hash/,
+  },
 ];
-
-/** In these, contents: only their hashes tell, and nobody asks for them. */
-const UNSEEN = [
-  { name: 'pages', at: (size: number) => size - PAGE / 2 },
-  { name: 'overlay.qcow2', at: (size: number) => size - 1 },
-] as const;
 
 test('a checkpoint that is not what it was', async (t) => {
   const service = await serviceFor(t);
@@ -298,17 +303,6 @@ test('a checkpoint that is not what it was', async (t) => {
     assert.equal((await rest('DELETE', `/templates/${snapshotID}`)).status, 204);
   });
   await patient.end();
-  for (const { name, at } of UNSEEN)
-    await t.test(`another bit in the contents of ${name}: its hash tells, and it can be ended`, async () => {
-      const unlucky = await Patient.create(service);
-      assert.equal((await unlucky.post('pause')).status, 204);
-      const folder = unlucky.checkpoint();
-      flip(at)(join(folder, name));
-      const { files } = JSON.parse(readFileSync(join(folder, 'manifest.json'), 'utf8'));
-      assert.notEqual(await hashBlocks(join(folder, name)), files[name].sha256);
-      t.diagnostic(`resumed with another bit in ${name}: ${(await unlucky.connect()).status}`);
-      await unlucky.end();
-    });
   await other.assertWell();
   await other.end();
 });
