@@ -31,5 +31,5 @@ async function askNode(home: Home): Promise<LeakReport> {
 /** For a home that nothing serves: every machine, tap and rule in its name is a leak. */
 export async function leaksOfHome(home: Home, log: Log): Promise<LeakReport> {
   const host = openHost(home, log);
-  return takeCensus(host.backends, await host.openFabric(), home.machines, new Set());
+  return takeCensus(host.backends, await host.openFabric(), home.machines, () => []);
 }

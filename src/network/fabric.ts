@@ -57,6 +57,8 @@ export interface NetworkFabric {
   }>;
   /** Which sandbox ids the census items belong to is by name: port `cp<…>` maps to id through the persisted lease. */
   attached(): Promise<readonly Attachment[]>;
+  /** Those, and what is being attached or detached just now, of which a census may find a part. */
+  leased(): Promise<readonly Attachment[]>;
   /** Removes everything, namespace included. Idempotent. */
   stop(): Promise<void>;
 }

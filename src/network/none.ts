@@ -19,6 +19,7 @@ export function createNoNetwork(reason: string): NetworkFabric {
     detach: async () => {},
     census: async () => ({ ports: [], addresses: [], rules: [] }),
     attached: async () => [],
+    leased: async () => [],
     stop: async () => {},
   };
 }

@@ -580,12 +580,10 @@ export class Node implements NodeApi {
       ...((await this.#building?.jobs.strays()) ?? []),
       ...(await this.#volumes.strays()),
     ];
-    const known = new Set(this.#rows.all().map((row) => row.id));
+    const known = (): string[] => [...this.#rows.all().map((row) => row.id), ...this.#fleet.buried()];
     const census = await takeCensus(backends, fabric, machinesFolder, known, strays);
-    // A machine that was made or ended while the host was being counted is in one list and not in the other.
-    if (census.details.length === 0) return census;
-    const later = new Set([...known, ...this.#rows.all().map((row) => row.id), ...this.#fleet.buried()]);
-    return takeCensus(backends, fabric, machinesFolder, later, strays);
+    // What was both made and undone while the host was being counted is in neither list.
+    return census.details.length === 0 ? census : takeCensus(backends, fabric, machinesFolder, known, strays);
   }
 
   /** Rows and host are compared; what is beyond demand is given up, what is short of it is made. */

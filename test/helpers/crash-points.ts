@@ -22,7 +22,7 @@ export interface Point {
 /** Calls that change nothing outside. */
 const READS: ReadonlySet<string> = new Set([
   ...['get', 'all', 'ofTeam', 'usedUids', 'bases', 'spawns', 'inState', 'count', 'find', 'page', 'hidden', 'close'],
-  ...['probe', 'openCheckpoint', 'adopt', 'census', 'attached', 'usage', 'cpuSeconds', 'room'],
+  ...['probe', 'openCheckpoint', 'adopt', 'census', 'attached', 'leased', 'usage', 'cpuSeconds', 'room'],
 ]);
 
 class Ended extends Error {

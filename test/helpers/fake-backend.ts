@@ -296,6 +296,7 @@ export class FakeHost {
     detach: async (id) => void this.attachments.delete(id),
     census: async () => ({ ports: [...this.attachments.values()].map((one) => one.port), addresses: [], rules: [] }),
     attached: async () => [...this.attachments.values()],
+    leased: async () => [...this.attachments.values()],
     stop: async () => this.attachments.clear(),
   };
 

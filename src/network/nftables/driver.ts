@@ -268,6 +268,11 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
         .map((lease) => attachment(config, lease));
     },
 
+    async leased() {
+      const journal = await openJournal();
+      return journal.state.leases.map((lease) => attachment(config, lease));
+    },
+
     stop() {
       return alone(async () => {
         base = undefined;
