@@ -8,6 +8,7 @@ import { FakeHost } from '../helpers/fake-backend.ts';
 
 const lease = (id: string): Attachment => ({
   id,
+  kind: 'namespace',
   port: `cp-${id}`,
   namespace: `/ns/${id}`,
   address: `10.0.0.${id}`,
