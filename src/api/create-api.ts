@@ -166,7 +166,8 @@ function createApp({ node, store, log, domain, home = process.cwd(), webhookAddr
     reply.header('x-request-id', request.id);
     const mediaType = request.raw.headers['content-type'];
     if (mediaType !== undefined && !MEDIA_TYPE.test(mediaType)) delete request.raw.headers['content-type'];
-    if (!request.is404) return done();
+    if (!request.is404)
+      return done(isNamed(request) ? undefined : new CoppiceError('route_not_found', 'route not found'));
     // Before the body is read: nobody needs it.
     const methods = methodsOf(request.url.split('?', 1)[0]!);
     if (methods.length === 0) return done(new CoppiceError('route_not_found', 'route not found'));
@@ -247,6 +248,11 @@ function pendingRoutes(verbs: readonly PendingVerb[]): readonly (Route & { reado
     const pending = new CoppiceError('not_implemented', `${verb} (${method} ${path}) is not implemented yet`);
     return { method, path, pending, handle: () => Promise.reject(pending) };
   });
+}
+
+/** The framework takes `/templates/` for one of `/templates/:templateID`. */
+function isNamed({ params }: FastifyRequest): boolean {
+  return !Object.values(params as Readonly<Record<string, string>>).includes('');
 }
 
 /** Without the query, which may hold what a client filters by. */

@@ -258,6 +258,19 @@ test('templates: lists, pages, one, alias, another team', async () => {
   assert.equal((await api.call('GET', '/templates?teamID=other')).status, 403);
 });
 
+test('a path without the name that belongs in it leads nowhere', async () => {
+  for (const [method, path] of [
+    ['PATCH', '/templates/'],
+    ['PATCH', '/v2/templates/'],
+    ['GET', '/sandboxes/'],
+    ['DELETE', '/volumes/'],
+    ['POST', '/sandboxes//pause'],
+  ] as const) {
+    const answer = await api.call(method, path, method === 'PATCH' ? { body: { public: true } } : {});
+    assert.deepEqual([answer.status, answer.json.message], [404, 'route not found'], `${method} ${path}`);
+  }
+});
+
 test('a snapshot is a template by its id and names, for its own team, and no list of templates has it', async () => {
   const { json } = await api.call('POST', '/v2/sandboxes', { body: { templateID: 'base' } });
   const taken = await api.call('POST', `/sandboxes/${json.sandboxID}/snapshots`, { body: { name: 'mine:v1' } });
