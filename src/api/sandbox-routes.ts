@@ -7,7 +7,7 @@ import {
   encodeServerTiming,
   wireState,
 } from '../contract/e2b/encode.ts';
-import { decodePageToken, encodePageToken } from '../contract/e2b/page-token.ts';
+import { encodePageToken } from '../contract/e2b/page-token.ts';
 import { listRunningQuery, listSandboxesQuery, sandboxIDFromPath } from '../contract/e2b/query.ts';
 import {
   connectSandboxV1,
@@ -38,6 +38,7 @@ import {
   V1,
   V2,
 } from './create-request.ts';
+import { pageAfter } from './paging.ts';
 import { type ApiContext, param, type Route, teamOf, withTiming } from './route.ts';
 import { validate, validationError } from './validation.ts';
 
@@ -128,8 +129,7 @@ export function sandboxRoutes(context: ApiContext): readonly Route[] {
       path: '/v2/sandboxes',
       handle: async (request, reply) => {
         const query = validate(listSandboxesQuery, request.query);
-        const after = query.nextToken === undefined ? undefined : decodePageToken(query.nextToken, query.order);
-        if (query.nextToken !== undefined && after === undefined) throw validationError('nextToken: not a page token');
+        const after = pageAfter(query.nextToken, query.order);
         const result = await node.listSandboxes({
           teamID: teamOf(request),
           states: query.state,

@@ -1,12 +1,13 @@
 /** The verbs on secrets. No answer has a value in it. */
 import type { z } from 'zod';
-import { decodePageToken, encodePageToken } from '../contract/e2b/page-token.ts';
+import { encodePageToken } from '../contract/e2b/page-token.ts';
 import { listSecretsQuery } from '../contract/e2b/query.ts';
 import { newSecret, secretUpdate } from '../contract/e2b/requests.ts';
 import type { secret as wireSecret } from '../contract/e2b/responses.ts';
 import type { Secret } from '../control/team-secrets.ts';
+import { pageAfter } from './paging.ts';
 import { type ApiContext, param, type Route, teamOf } from './route.ts';
-import { validate, validationError } from './validation.ts';
+import { validate } from './validation.ts';
 
 const ONE = '/secrets/:secretID';
 
@@ -17,8 +18,7 @@ export function secretRoutes({ store: { secrets } }: ApiContext): readonly Route
       path: '/secrets',
       handle: async (request, reply) => {
         const { nextToken, limit } = validate(listSecretsQuery, request.query);
-        const after = nextToken === undefined ? undefined : decodePageToken(nextToken, 'desc');
-        if (nextToken !== undefined && after === undefined) throw validationError('nextToken: not a page token');
+        const after = pageAfter(nextToken, 'desc');
         const found = secrets.list(teamOf(request), {
           limit: limit + 1,
           ...(after === undefined ? {} : { after: { createdAtMs: after.startedAtMs, secretID: after.sandboxID } }),

@@ -1,11 +1,12 @@
 /** The verbs on snapshots, and the deletion of templates, which snapshots are to E2B's clients. */
 import { encodeSnapshot } from '../contract/e2b/encode.ts';
-import { decodePageToken, encodePageToken } from '../contract/e2b/page-token.ts';
+import { encodePageToken } from '../contract/e2b/page-token.ts';
 import { listSnapshotsQuery, sandboxIDFromPath } from '../contract/e2b/query.ts';
 import { sandboxSnapshot } from '../contract/e2b/requests.ts';
+import { pageAfter } from './paging.ts';
 import { type ApiContext, param, type Route, teamOf, withTiming } from './route.ts';
 import { abortSignalOf, sandboxIDOf } from './sandbox-routes.ts';
-import { validate, validationError } from './validation.ts';
+import { validate } from './validation.ts';
 
 export function snapshotRoutes({ node }: ApiContext): readonly Route[] {
   return [
@@ -26,8 +27,7 @@ export function snapshotRoutes({ node }: ApiContext): readonly Route[] {
       path: '/snapshots',
       handle: async (request, reply) => {
         const { sandboxID, name, nextToken, limit } = validate(listSnapshotsQuery, request.query);
-        const after = nextToken === undefined ? undefined : decodePageToken(nextToken, 'desc');
-        if (nextToken !== undefined && after === undefined) throw validationError('nextToken: not a page token');
+        const after = pageAfter(nextToken, 'desc');
         const sourceID = sandboxID === undefined ? undefined : sandboxIDFromPath(sandboxID);
         if (sandboxID !== undefined && sourceID === undefined) return reply.send([]);
         const { snapshots, next } = await node.listSnapshots({

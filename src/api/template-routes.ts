@@ -1,10 +1,11 @@
 /** Reading templates. */
 import { encodeSnapshotsAsTemplate, encodeTemplate, encodeTemplateWithBuilds } from '../contract/e2b/encode.ts';
-import { decodePageToken, encodePageToken } from '../contract/e2b/page-token.ts';
+import { encodePageToken } from '../contract/e2b/page-token.ts';
 import { listAllTemplatesQuery, listTemplatesQuery } from '../contract/e2b/query.ts';
 import type { TemplateAlias } from '../contract/e2b/responses.ts';
 import { CoppiceError } from '../contract/errors.ts';
 import type { NodeApi, SnapshotView, TemplateView } from '../contract/node-api.ts';
+import { pageAfter } from './paging.ts';
 import { type ApiContext, param, type Route, teamOf } from './route.ts';
 import { validate, validationError } from './validation.ts';
 
@@ -28,8 +29,7 @@ export function templateRoutes({ node }: ApiContext): readonly Route[] {
       handle: async (request, reply) => {
         const { teamID, nextToken, limit } = validate(listTemplatesQuery, request.query);
         demandOwnTeam(teamID, teamOf(request));
-        const after = nextToken === undefined ? undefined : decodePageToken(nextToken, 'desc');
-        if (nextToken !== undefined && after === undefined) throw validationError('nextToken: not a page token');
+        const after = pageAfter(nextToken, 'desc');
         const rest = (await newestFirst(node, teamOf(request))).filter(
           (view) =>
             after === undefined || compare({ createdAtMs: after.startedAtMs, templateID: after.sandboxID }, view) < 0,

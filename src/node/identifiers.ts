@@ -42,6 +42,11 @@ export function trafficToken(seed: Buffer, sandboxID: string): string {
   return createHmac('sha256', seed).update(`traffic:${sandboxID}`).digest('hex');
 }
 
+/** What the content API demands for a volume; as `accessToken`. */
+export function volumeToken(seed: Buffer, volumeID: string): string {
+  return createHmac('sha256', seed).update(`volume:${volumeID}`).digest('hex');
+}
+
 /** The envd token of a sandbox: derived, so that it is the same after any restart and stored nowhere. */
 export function accessToken(seed: Buffer, sandboxID: string): string {
   return createHmac('sha256', seed).update(`envd:${sandboxID}`).digest('hex');

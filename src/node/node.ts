@@ -528,12 +528,12 @@ export class Node implements NodeApi {
     return this.#building.jobs;
   }
 
-  /** Takes archives for builds, for the traffic server. undefined: none are taken. */
   /** For the traffic server: the files of volumes. */
   get volumes(): Volumes {
     return this.#volumes;
   }
 
+  /** Takes archives for builds, for the traffic server. undefined: none are taken. */
   get uploads(): BuildFiles | undefined {
     return this.#building?.files;
   }

@@ -32,8 +32,8 @@ export interface PausesOptions {
   readonly kept: KeptSandboxes;
   readonly revival: Revival;
   readonly turns: Turns;
-  /** Aborts when the node stops. */
   readonly volumes: Volumes;
+  /** Aborts when the node stops. */
   readonly stopping: AbortSignal;
   readonly log: Log;
 }

@@ -3,16 +3,18 @@
  *
  *     <folder>/<volumeID>.ext4
  */
-import { createHmac, randomUUID, timingSafeEqual } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { close } from 'node:fs';
 import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { CoppiceError } from '../contract/errors.ts';
 import type { VolumeAndToken, VolumeMount, VolumeView } from '../contract/volume-api.ts';
+import { sameSecret } from '../envd/auth.ts';
 import type { MachineVolume } from '../isolation/backend.ts';
 import type { Backends } from '../isolation/backends.ts';
 import type { Log } from '../telemetry/log.ts';
+import { volumeToken } from './identifiers.ts';
 import type { Rows } from './rows.ts';
 import type { VolumeRow } from './volume-rows.ts';
 
@@ -135,9 +137,7 @@ export class Volumes {
    * `volume_not_found`.
    */
   async open(volumeID: string, token: string): Promise<{ readonly root: number; readonly release: () => void }> {
-    const expected = Buffer.from(this.#tokenOf(volumeID));
-    const given = Buffer.from(token);
-    if (given.length !== expected.length || !timingSafeEqual(given, expected))
+    if (!sameSecret(token, this.#tokenOf(volumeID)))
       throw new CoppiceError(
         'unauthorized',
         'missing or invalid token of the volume: send it as Authorization: Bearer',
@@ -156,7 +156,7 @@ export class Volumes {
       if (released) return;
       released = true;
       found.users--;
-      this.#closeLater(volumeID, found, IDLE_MS);
+      this.#closeLater(volumeID, found);
     };
     try {
       return { root: await found.root, release };
@@ -189,9 +189,9 @@ export class Volumes {
     return (await readdir(folder)).filter((name) => !known.has(name));
   }
 
-  #closeLater(volumeID: string, open: Open, ms: number): void {
+  #closeLater(volumeID: string, open: Open): void {
     if (open.users > 0) return;
-    open.timer = setTimeout(() => void this.#close(volumeID, open), ms).unref();
+    open.timer = setTimeout(() => void this.#close(volumeID, open), IDLE_MS).unref();
   }
 
   async #close(volumeID: string, open: Open): Promise<void> {
@@ -222,13 +222,13 @@ export class Volumes {
   }
 
   #demandHost(): (image: string) => Promise<number> {
-    const backend = [...this.#options.backends.all].find(({ openVolume }) => openVolume !== undefined);
+    const backend = this.#options.backends.all.find(({ openVolume }) => openVolume !== undefined);
     if (!backend) throw new CoppiceError('unsupported_policy', 'volumes need jails, and this host has none');
     return (image) => backend.openVolume!(image);
   }
 
   #tokenOf(volumeID: string): string {
-    return createHmac('sha256', this.#options.seed).update(`volume:${volumeID}`).digest('hex');
+    return volumeToken(this.#options.seed, volumeID);
   }
 
   #pathOf(volumeID: string): string {
