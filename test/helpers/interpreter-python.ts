@@ -51,19 +51,24 @@ export function drive(options: { readonly args?: readonly string[]; readonly cwd
   return driveKernel({ cmd: PYTHON, args: [PROGRAM, ...(options.args ?? [])] }, options.cwd);
 }
 
-/** A run that is interrupted every so many milliseconds, as the host would, until it ends. */
+/** A run that is interrupted after so many milliseconds, as the host would, and again every so many until it ends. */
 export async function runInterrupted(
   { pid, run }: Pick<Driver, 'pid' | 'run'>,
-  everyMs: number,
+  firstMs: number,
   code: string,
   more: Record<string, unknown> = {},
+  everyMs = firstMs,
 ): Promise<Event[]> {
   const done = run(code, more);
-  const timer = setInterval(() => process.kill(-pid, 'SIGINT'), everyMs);
+  let timer = setTimeout(interrupt, firstMs);
+  function interrupt(): void {
+    process.kill(-pid, 'SIGINT');
+    timer = setTimeout(interrupt, everyMs);
+  }
   try {
     return await done;
   } finally {
-    clearInterval(timer);
+    clearTimeout(timer);
   }
 }
 

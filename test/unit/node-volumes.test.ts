@@ -10,8 +10,9 @@ import { BOTH_KINDS, createRequest, type NodeRig, OTHER_TEAM, startNodeRig, TEAM
 const refused = (code: ErrorCode, message: RegExp) => (error: unknown) =>
   isCoppiceError(error, code) && message.test(error.message);
 
-async function rig(t: { after(end: () => unknown): void }): Promise<NodeRig> {
-  const made = await startNodeRig({ templates: BOTH_KINDS });
+/** Without a pool, whose machines would be the ones that a test holds or lets fail, unless `pool` says otherwise. */
+async function rig(t: { after(end: () => unknown): void }, pool = { least: 0, most: 0 }): Promise<NodeRig> {
+  const made = await startNodeRig({ templates: BOTH_KINDS, pool });
   t.after(() => made.end());
   return made;
 }
@@ -58,7 +59,7 @@ test('a token opens its own volume and no other', async (t) => {
 });
 
 test('machines are born with what was asked for, never taken from the pool, and again after a pause on disk', async (t) => {
-  const host = await rig(t);
+  const host = await rig(t, { least: 2, most: 6 });
   await host.node.warm(2);
   const { volumeID } = await host.node.createVolume(TEAM, 'data');
   const { sandbox, receipt } = await create(host, [{ name: 'data', path: '/mnt/data' }]);

@@ -9,7 +9,9 @@ set +o history +o histexpand
 exec <&3 3<&- 8>&4 4>&- 7<&5 5<&- 6<&-
 
 # An interrupt may hit any of these lines, so that nothing may depend on one having run: what has not begun runs nothing,
-# variables are given back from before the first of them is set, and the end is asked for again with each interrupt.
+# variables are given back from before the first of them is set, and the end is asked for again with each interrupt. One that
+# hits the reader leaves the rest of a line, which is read as a line of its own: begin, code and end of a run are one line, so
+# that an end that finds its run begun has seen the code through, or is the first whole line after it was left.
 __coppice_begin() {
   local __coppice_pair __coppice_name
   mapfile -d '' -t __coppice_request </dev/fd/7
@@ -36,8 +38,9 @@ __coppice_begin() {
 alias __coppice_eval='eval "${__coppice_begun:+$__coppice_code}" </dev/null 8>&- 7<&-'
 \__coppice_eval() { eval "${__coppice_begun:+$__coppice_code}" </dev/null 8>&- 7<&-; }
 
+# end RUN [STATUS]: with the exit status of what came before it, if none is given.
 __coppice_end() {
-  local __coppice_status=$?
+  local __coppice_status=${2-$?}
   if [[ $__coppice_ended != "$1" ]]; then
     if [[ $__coppice_changed == "$1" ]]; then
       __coppice_assign "${__coppice_before[@]}"
@@ -89,8 +92,8 @@ __coppice_is_name() {
 
 # What `set -x` says of our own lines is not told, and no line has a quote that a cut one would leave open.
 printf '%s\n' '{"type":"ready","lines":{
-  "run":"{ __coppice_begin {run}; } 2>/dev/null\n__coppice_eval\n{ __coppice_end {run}; } 2>/dev/null",
-  "interrupt":"\n{ __coppice_end {run}; } 2>/dev/null",
+  "run":"{ __coppice_begin {run}; } 2>/dev/null; __coppice_eval; { __coppice_end {run}; } 2>/dev/null\n{ __coppice_end {run}; } 2>/dev/null",
+  "interrupt":"\n{ __coppice_end {run} 130; } 2>/dev/null",
   "env":"{ __coppice_env; } 2>/dev/null",
   "reseed":"{ __coppice_reseed; } 2>/dev/null"}}' | tr -d '\n' >&8
 echo >&8
