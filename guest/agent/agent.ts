@@ -17,6 +17,7 @@ import { createProcesses } from './spawn.ts';
 import type { AgentStream } from './stream.ts';
 import { compose, read, write } from './transfer.ts';
 import type { Transport, TransportEvents } from './transport.ts';
+import { createVolumes } from './volumes.ts';
 import { createWatches } from './watch.ts';
 
 /** Serves the host over a transport: for ever, or until `retire` is called, when nobody needs it any more. */
@@ -24,7 +25,8 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
   const processes = createProcesses(context);
   const watches = createWatches(context);
   const metrics = createMetrics();
-  const identity = createIdentity(context);
+  const volumes = createVolumes(context.powers);
+  const identity = createIdentity(context, volumes);
   const flush = createFlush(context.powers);
   const retirement =
     retire && createRetirement({ isAlone: () => !transport.connected(), isIdle: () => processes.idle(), retire });
@@ -54,6 +56,10 @@ export function runAgent(context: Context, open: (events: TransportEvents) => Tr
         return;
       case 'metrics':
         answer(stream, metrics.read());
+        return;
+      case 'volumes':
+        await volumes.mount(request.volumes);
+        answer(stream, {});
         return;
       case 'quiesce':
         await context.powers.sync();

@@ -8,6 +8,7 @@ import path from 'node:path';
 import type { Identity, IdentityResult } from '../../src/channel/protocol.ts';
 import type { Context } from './context.ts';
 import { Failure } from './failure.ts';
+import type { Volumes } from './volumes.ts';
 
 /** A clock that is off by more than this is stepped. */
 const CLOCK_TOLERANCE_MS = 5;
@@ -19,7 +20,7 @@ export interface IdentityTaker {
   take(identity: Identity): IdentityResult;
 }
 
-export function createIdentity(context: Context): IdentityTaker {
+export function createIdentity(context: Context, volumes: Pick<Volumes, 'detach'>): IdentityTaker {
   const { powers, folders } = context;
   const etc = (name: string): Slot => new Slot(path.join(folders.etc, name), 0o644);
   const run = (name: string): Slot => new Slot(path.join(folders.run, name), 0o444);
@@ -74,6 +75,7 @@ export function createIdentity(context: Context): IdentityTaker {
       if (identity.network !== undefined) powers.setNetwork(identity.network);
       // With the new address already: a reset that left with the old one would end a connection of the machine that has it.
       const connections = identity.cutConnections ? powers.cutConnections() : undefined;
+      if (identity.cutConnections && identity.machineID !== undefined) volumes.detach();
       const { hostname } = identity;
       if (hostname !== undefined && hostname !== named) {
         powers.setHostname(hostname);

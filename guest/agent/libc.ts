@@ -26,12 +26,22 @@ const PROTOTYPES = {
 
 export type LibcName = keyof typeof PROTOTYPES;
 
+const WAITING = {
+  mount:
+    'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *options)',
+  umount2: 'int umount2(const char *target, int flags)',
+} as const;
+
+export type WaitingName = keyof typeof WAITING;
+
 export interface Libc {
   /** Throws an error with `code` (an errno name) when the function returns -1. */
   call(name: LibcName, ...args: unknown[]): number;
   /** -1 on failure. */
   tryCall(name: LibcName, ...args: unknown[]): number;
   sync(): Promise<void>;
+  /** On another thread: for what may have to wait. Rejects as `call` throws. */
+  wait(name: WaitingName, ...args: unknown[]): Promise<void>;
   /** Where the bytes lie, for a pointer within a structure. Valid while the buffer is referenced. */
   addressOf(bytes: Buffer): bigint;
 }
@@ -45,6 +55,11 @@ export function loadLibc(): Libc {
   ) as unknown as Record<LibcName, (...args: unknown[]) => number>;
   const sync = library.func('void sync()');
 
+  const failed = (name: string): Error => {
+    const errno = koffi.errno();
+    const code = Object.entries(constants.errno).find(([, value]) => value === errno)?.[0] ?? String(errno);
+    return Object.assign(new Error(`${name}: ${code}`), { code, errno });
+  };
   const tryCall = (name: LibcName, ...args: unknown[]): number => Number(functions[name](...args));
   return {
     tryCall,
@@ -52,9 +67,16 @@ export function loadLibc(): Libc {
     call(name, ...args) {
       const result = tryCall(name, ...args);
       if (result !== -1) return result;
-      const errno = koffi.errno();
-      const code = Object.entries(constants.errno).find(([, value]) => value === errno)?.[0] ?? String(errno);
-      throw Object.assign(new Error(`${name}: ${code}`), { code, errno });
+      throw failed(name);
+    },
+    wait(name, ...args) {
+      const act = library.func(WAITING[name]);
+      return new Promise((resolve, reject) => {
+        act.async(...args, (error: Error | null, result: number) => {
+          if (error || result === -1) reject(error ?? failed(name));
+          else resolve();
+        });
+      });
     },
     sync: () =>
       new Promise((resolve, reject) => {

@@ -36,6 +36,10 @@ export interface Powers {
   setNetwork(network: Identity['network']): void;
   /** undefined: the machine has no way to know of them. */
   cutConnections(): Connections | undefined;
+  /** mount(2). Rejects with an error whose `code` is the name of an errno. */
+  mount(source: string, target: string, type: string, flags: number, options: string): Promise<void>;
+  /** umount2(2). */
+  unmount(target: string, flags: number): Promise<void>;
 }
 
 const O_CLOEXEC = 0o2000000;
@@ -149,6 +153,8 @@ export function realPowers(): Powers {
         return undefined;
       }
     },
+    mount: (source, target, type, flags, options) => libc().wait('mount', source, target, type, flags, options),
+    unmount: (target, flags) => libc().wait('umount2', target, flags),
   };
 }
 

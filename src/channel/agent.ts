@@ -12,6 +12,7 @@ import type {
   IdentityResult,
   ProcessInfo,
   SpawnRequest,
+  VolumeMounts,
   WatchEvent,
 } from './protocol.ts';
 
@@ -75,6 +76,8 @@ export interface AgentClient {
 
   ping(signal?: AbortSignal): Promise<void>;
   identity(identity: Identity, signal?: AbortSignal): Promise<IdentityResult>;
+  /** Mounts these instead of those before. `invalid_argument`: something is in the way of a path. */
+  mountVolumes(volumes: VolumeMounts, signal?: AbortSignal): Promise<void>;
   quiesce(signal?: AbortSignal): Promise<void>;
   metrics(signal?: AbortSignal): Promise<AgentMetrics>;
   /** True: what was written before the call is on disk. False: it was not within `timeoutMs`, and the flush goes on. */

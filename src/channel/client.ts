@@ -155,6 +155,7 @@ export async function connectAgent(duplex: Duplex, options: ConnectOptions): Pro
 
     ping: async (signal) => void (await call({ op: 'ping' }, REPLIES.nothing, signal)),
     identity: (identity, signal) => call({ op: 'identity', identity }, REPLIES.identity, signal),
+    mountVolumes: async (volumes, signal) => void (await call({ op: 'volumes', volumes }, REPLIES.nothing, signal)),
     quiesce: async (signal) => void (await call({ op: 'quiesce' }, REPLIES.nothing, signal)),
     metrics: (signal) => call({ op: 'metrics' }, REPLIES.metrics, signal),
     sync: async ({ timeoutMs, signal }) => (await callWithin({ op: 'sync', timeoutMs }, REPLIES.synced, signal)).synced,

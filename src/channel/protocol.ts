@@ -103,7 +103,8 @@ export interface Identity {
   readonly network?: { readonly address: string; readonly prefix: number; readonly gateway: string } | null;
   /**
    * True: every TCP connection whose ends are not on the loopback is ended, and its program gets ECONNABORTED at once; those
-   * that listen stay. For a machine that was captured while somebody's programs ran: the other ends know nothing of it.
+   * that listen stay. For a machine that was captured while somebody's programs ran: the other ends know nothing of it. With
+   * `machineID`, so of another machine than that was, its volumes are let go.
    */
   readonly cutConnections?: boolean;
   readonly sandboxID?: string;
@@ -225,12 +226,24 @@ export type AgentRequest =
   | { readonly op: 'dial'; readonly port: number }
   /** -> AgentMetrics */
   | { readonly op: 'metrics' }
+  /**
+   * Mounts volumes, in this order, instead of those that were mounted before. -> {} when all are. A file or a link in the way of a
+   * path: invalid_argument. One that its server does not give: failed_precondition, with some of them mounted.
+   */
+  | { readonly op: 'volumes'; readonly volumes: VolumeMounts }
   /** Flush filesystems and finish what is in flight, so that a golden checkpoint may be taken; as long as it takes. -> {} */
   | { readonly op: 'quiesce' }
   /** Flush filesystems. -> { synced } when that is done, or after timeoutMs (1..MAX_TIMEOUT_MS): then false, and it goes on. */
   | { readonly op: 'sync'; readonly timeoutMs: number }
   /** Run what HookEvent says. -> HooksResult when all have exited, or after timeoutMs (1..MAX_TIMEOUT_MS) for all together. */
   | { readonly op: 'hooks'; readonly event: HookEvent; readonly timeoutMs: number };
+
+/** Volumes by NFS version 3 over TCP, from a server at `server` (IPv4, dotted) and `port`. */
+export interface VolumeMounts {
+  readonly server: string;
+  readonly port: number;
+  readonly mounts: readonly { readonly volumeID: string; readonly path: string }[];
+}
 
 /** The longest bound that an operation takes. */
 export const MAX_TIMEOUT_MS = 600_000;

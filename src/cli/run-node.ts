@@ -12,6 +12,7 @@ import { createTraffic } from '../node/traffic-for-node.ts';
 import { openHome } from '../store/home.ts';
 import { createLog } from '../telemetry/log.ts';
 import { makeVolumeImage } from '../volumes/image.ts';
+import { createNfsProcess } from '../volumes/nfs/process.ts';
 import { accounts, preferMe } from './accounts.ts';
 import { openHost } from './host.ts';
 import { superviseMe } from './service.ts';
@@ -42,7 +43,7 @@ export async function runNode(options: { readonly home: string }): Promise<void>
       olderBuild: (buildID) => host.builds.find(buildID, backends),
       snapshotsFolder: home.snapshots,
       pausedFolder: home.paused,
-      volumes: { folder: home.volumes, sizeMB: settings.volumeMB, makeImage: makeVolumeImage },
+      volumes: { folder: home.volumes, sizeMB: settings.volumeMB, makeImage: makeVolumeImage, serve: createNfsProcess },
       building: {
         buildsFolder: home.builds,
         stepsFolder: home.steps,

@@ -33,8 +33,11 @@ export interface BackendCapabilities {
    * its memory and never gives it back; a jail's is the host's, returned when freed, and bounded for all jails together.
    */
   readonly admission: { readonly overcommit: number; readonly overheadMB: number };
-  /** Machines can have volumes mounted at their birth (`MachineSpec.volumes`), and `openVolume` is there. */
-  readonly volumes: boolean;
+  /**
+   * How machines have volumes. `birth`: mounted when they are made (`MachineSpec.volumes`), and `openVolume` is there.
+   * `network`: at any time, by their agent, from their host.
+   */
+  readonly volumes: 'birth' | 'network';
 }
 
 /** What the host offers this backend, measured and not assumed. */
@@ -101,7 +104,7 @@ export interface MachineSpec {
   readonly network?: MachineNetwork;
   /** First of the host's uids (and gids) that are this machine's alone, `uidsEach` of them, when the node is root. */
   readonly uid?: number;
-  /** Backends with `volumes`. */
+  /** Backends with volumes at birth. */
   readonly volumes?: readonly MachineVolume[];
 }
 

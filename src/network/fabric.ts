@@ -26,7 +26,12 @@ export interface Attachment {
   readonly address: string;
   readonly prefix: number;
   readonly gateway: string;
+  /** Path of the namespace in which to listen at SERVICE_PORT, to be reached by this sandbox and others. */
+  readonly service: string;
 }
+
+/** Where sandboxes that may reach it find what the host serves: TCP, at their gateway, in the namespace of `Attachment.service`. */
+export const SERVICE_PORT = 2049;
 
 export interface NetworkFabric {
   readonly name: string;
@@ -46,6 +51,8 @@ export interface NetworkFabric {
   ): Promise<Attachment>;
   /** Resolves when nothing that it denies passes any more, established flows included. */
   setPolicy(id: string, policy: EgressPolicy): Promise<void>;
+  /** Lets it reach SERVICE_PORT of its gateway, until it is detached, whatever its policy. Idempotent. */
+  openService(id: string): Promise<void>;
   /** Idempotent. Flows are cut at once, and none of them reaches a later holder of the address. */
   detach(id: string): Promise<void>;
   /** Attachments found on the host. */

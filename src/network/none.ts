@@ -16,6 +16,9 @@ export function createNoNetwork(reason: string): NetworkFabric {
     setPolicy: async (_id, policy) => {
       if (policy.allowInternet) throw refusal(`allow_internet_access cannot be honoured: ${reason}`, reason);
     },
+    openService: async (id) => {
+      throw refusal(`${id} cannot reach the host: ${reason}`, reason);
+    },
     detach: async () => {},
     census: async () => ({ ports: [], addresses: [], rules: [] }),
     attached: async () => [],

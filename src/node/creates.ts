@@ -1,11 +1,6 @@
 /** Creating a sandbox: an entry of the hot tier, or a machine grown for this one, claimed and handed over. */
 import { CoppiceError, isCoppiceError } from '../contract/errors.ts';
-import {
-  type CreateSandboxRequest,
-  type CreateSandboxResult,
-  ISOLATION_KEY,
-  type SandboxView,
-} from '../contract/node-api.ts';
+import type { CreateSandboxRequest, CreateSandboxResult, SandboxView } from '../contract/node-api.ts';
 import type { Backends } from '../isolation/backends.ts';
 import type { Log } from '../telemetry/log.ts';
 import { type HeldTemplate, noAccess } from './built-templates.ts';
@@ -21,6 +16,7 @@ import { ReceiptClock } from './receipt.ts';
 import type { Owner, Rows } from './rows.ts';
 import type { Snapshots } from './snapshots.ts';
 import type { Views } from './views.ts';
+import type { VolumeService } from './volume-service.ts';
 import type { Mounted, Volumes } from './volumes.ts';
 
 export interface CreatesOptions {
@@ -33,6 +29,7 @@ export interface CreatesOptions {
   readonly snapshots: Snapshots;
   readonly views: Views;
   readonly volumes: Volumes;
+  readonly volumeService: VolumeService;
   /** Aborts when the node stops. */
   readonly stopping: AbortSignal;
   readonly log: Log;
@@ -164,12 +161,9 @@ export class Creates {
   }
 
   #demandAble(request: CreateSandboxRequest, { isolation }: ReadyTemplate): void {
-    const { memoryCheckpoint, diskSnapshot, lastingPark, volumes } = this.#options.backends.of(isolation).capabilities;
-    if (!volumes && (request.volumeMounts ?? []).length > 0)
-      throw new CoppiceError(
-        'unsupported_policy',
-        `volumeMounts: volumes are not mounted in a ${isolation} yet; take a jail: a template of that kind, or the metadata "${ISOLATION_KEY}": "jail"`,
-      );
+    const { backends, volumeService } = this.#options;
+    const { memoryCheckpoint, diskSnapshot, lastingPark } = backends.of(isolation).capabilities;
+    if ((request.volumeMounts ?? []).length > 0) volumeService.demandAble(isolation);
     if (request.onTimeout !== 'pause') return;
     if (request.pauseMemory === false ? diskSnapshot : memoryCheckpoint || lastingPark) return;
     throw new CoppiceError(
@@ -185,9 +179,10 @@ export class Creates {
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<Acquired> {
-    const { hot, fleet, volumes, stopping } = this.#options;
+    const { hot, fleet, volumes, volumeService, stopping } = this.#options;
+    const later = volumeService.serves(template.isolation);
     // What waits was born without them.
-    const entry = mounted.length === 0 ? pool?.take() : undefined;
+    const entry = mounted.length === 0 || later ? pool?.take() : undefined;
     clock.path(entry ? 'hot' : 'cold');
     if (entry) return { member: entry, path: 'hot' };
     while (!fleet.fits(template)) {
@@ -196,7 +191,7 @@ export class Creates {
     const wish: GrowthWish = {
       signal: signal ? AbortSignal.any([signal, stopping]) : stopping,
       allowInternet: request.network.allowInternetAccess !== false,
-      volumes: volumes.machineVolumes(mounted),
+      volumes: later ? [] : volumes.machineVolumes(mounted),
       env: (id) => environment(template, id, request.envVars),
       forPool: false,
       stage: (name) => clock.stage(name),
@@ -213,7 +208,7 @@ export class Creates {
     clock: ReceiptClock,
     signal?: AbortSignal,
   ): Promise<SandboxView> {
-    const { rows, fleet, views } = this.#options;
+    const { rows, fleet, views, volumeService } = this.#options;
     const now = Date.now();
     const owner: Owner = {
       teamID: request.teamID,
@@ -249,6 +244,10 @@ export class Creates {
         await agent.identity({ env: member.env, clockMs: Date.now() }, bounded);
       } else await agent.ping(bounded);
       clock.stage('guest');
+    }
+    if (mounted.length > 0 && volumeService.serves(template.isolation)) {
+      await volumeService.mount(member, mounted, signal);
+      clock.stage('volumes');
     }
     await this.#tellPrograms(member, template, signal);
     if (!rows.move(member.id, 'creating', 'running'))

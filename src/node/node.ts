@@ -75,6 +75,7 @@ import { Snapshots } from './snapshots.ts';
 import type { Knock } from './traffic/server.ts';
 import { Turns } from './turns.ts';
 import { Views } from './views.ts';
+import { VolumeService, type VolumeServiceOptions } from './volume-service.ts';
 import { Volumes, type VolumesOptions } from './volumes.ts';
 
 export interface NodeOptions {
@@ -92,7 +93,7 @@ export interface NodeOptions {
   /** Exists, as the next. */
   readonly snapshotsFolder: string;
   readonly pausedFolder: string;
-  readonly volumes: Pick<VolumesOptions, 'folder' | 'sizeMB' | 'makeImage'>;
+  readonly volumes: Pick<VolumesOptions, 'folder' | 'sizeMB' | 'makeImage'> & Pick<VolumeServiceOptions, 'serve'>;
   /** undefined: teams build no templates. */
   readonly building?: BuildingOptions;
   readonly uids: UidRanges | undefined;
@@ -129,6 +130,7 @@ export class Node implements NodeApi {
   readonly #forks: Forks;
   readonly #policies: Policies;
   readonly #volumes: Volumes;
+  readonly #volumeService: VolumeService;
   readonly #snapshots: Snapshots;
   readonly #kept: KeptSandboxes;
   readonly #building: Building | undefined;
@@ -191,6 +193,8 @@ export class Node implements NodeApi {
       log,
     });
     const volumes = new Volumes({ ...options.volumes, rows, backends, seed, log });
+    const { serve } = options.volumes;
+    const volumeService = new VolumeService({ backends, fabric, rows, volumes, serve, log });
     const policies = new Policies({ fabric, rows, fleet, turns: this.#turns });
     const revival = new Revival({ backends, templates, views, log });
     const turns = this.#turns;
@@ -199,6 +203,7 @@ export class Node implements NodeApi {
       fabric,
       policies,
       volumes,
+      volumeService,
       rows,
       fleet,
       templates,
@@ -234,6 +239,7 @@ export class Node implements NodeApi {
     this.#kept = kept;
     this.#policies = policies;
     this.#volumes = volumes;
+    this.#volumeService = volumeService;
     this.#creates = creates;
     this.#pauses = new Pauses(common);
     this.#forks = new Forks({ ...common, creates });
@@ -245,6 +251,7 @@ export class Node implements NodeApi {
     await this.#repair.atStart();
     await this.#building?.jobs.atStart();
     await this.#volumes.atStart();
+    await this.#volumeService.atStart();
     this.#chronicle.atStart();
     this.#metrics.start();
     this.#hot.start(this.#templates.all);
@@ -271,6 +278,7 @@ export class Node implements NodeApi {
     const wished = [...this.#fleet.sandboxes()].filter(({ id }) => this.#rows.get(id)?.owner?.onTimeout === 'pause');
     for (const { id } of [...wished, ...this.#fleet.allAside()]) await this.#pauses.keep(id);
     await this.#fleet.clear('the service stopped');
+    await this.#volumeService.stop();
     await this.#volumes.close();
     this.#journal.flush();
   }

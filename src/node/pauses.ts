@@ -22,6 +22,7 @@ import { ReceiptClock } from './receipt.ts';
 import type { Revival } from './revival.ts';
 import type { Kept, MachineRow, Owner, Rows } from './rows.ts';
 import type { Turns } from './turns.ts';
+import type { VolumeService } from './volume-service.ts';
 import type { Volumes } from './volumes.ts';
 
 export interface PausesOptions {
@@ -33,6 +34,7 @@ export interface PausesOptions {
   readonly revival: Revival;
   readonly turns: Turns;
   readonly volumes: Volumes;
+  readonly volumeService: VolumeService;
   /** Aborts when the node stops. */
   readonly stopping: AbortSignal;
   readonly log: Log;
@@ -353,20 +355,26 @@ export class Pauses {
     wish: { readonly memory: boolean; readonly timeoutMs: number },
     clock: ReceiptClock,
   ): Promise<void> {
-    const { rows, fleet, kept, captures, templates, volumes, stopping, log } = this.#options;
+    const { rows, fleet, kept, captures, templates, volumes, volumeService, stopping, log } = this.#options;
     if (!row?.owner || !row.kept) throw notFound(id);
     const { owner } = row;
     try {
       const opened = await captures.open(row, kept.pathOf(id, row.kept), wish.memory ? 'whole' : 'disk');
       const source = asSandboxOf(opened, row, templates);
+      const later = volumeService.serves(source.isolation);
       const member = await fleet.regrow(id, source, {
         signal: stopping,
         allowInternet: owner.allowInternet !== false,
-        volumes: volumes.machineVolumes(owner.volumes),
+        volumes: later ? [] : volumes.machineVolumes(owner.volumes),
         env: () => environment(source, id, owner.env),
         forPool: false,
         stage: (name) => clock.stage(name),
       });
+      if (later && owner.volumes.length > 0) {
+        // A memory has them mounted.
+        if (source.checkpoint.manifest.memory === 'own') await volumeService.open(member);
+        else await volumeService.mount(member, owner.volumes, stopping);
+      }
       await this.#settleResume(member, wish.timeoutMs);
     } catch (error) {
       // Of a machine that ended when it was made already.

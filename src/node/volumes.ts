@@ -142,6 +142,11 @@ export class Volumes {
         'unauthorized',
         'missing or invalid token of the volume: send it as Authorization: Bearer',
       );
+    return this.use(volumeID);
+  }
+
+  /** The root folder of a volume, mounted until it is released. `volume_not_found`. */
+  async use(volumeID: string): Promise<{ readonly root: number; readonly release: () => void }> {
     if (this.#options.rows.volumes.get(volumeID)?.state !== 'ready') throw volumeNotFound(volumeID);
     let open = this.#open.get(volumeID);
     if (!open) {

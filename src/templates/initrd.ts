@@ -6,10 +6,10 @@ import type { KernelModule } from './kernel-modules.ts';
 /** Devices and filesystems of every machine; what is built into the kernel is left out. */
 export const GUEST_MODULES = ['virtio_mmio', 'virtio_blk', 'virtio_net', 'virtio_console', 'overlay', 'ext4'] as const;
 /**
- * For machine types with a PCI bus, an entropy device, and ending the connections of a restored machine; used where the kernel
- * has them.
+ * For machine types with a PCI bus, an entropy device, ending the connections of a restored machine, and volumes; used where the
+ * kernel has them.
  */
-export const OPTIONAL_MODULES = ['virtio_pci', 'virtio_rng', 'tcp_diag'] as const;
+export const OPTIONAL_MODULES = ['virtio_pci', 'virtio_rng', 'tcp_diag', 'nfsv3'] as const;
 
 /** The gzipped archive. */
 export function makeInitrd(parts: InitrdParts): Uint8Array {

@@ -5,7 +5,7 @@
 import { existsSync, openSync } from 'node:fs';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import type { Identity } from '../../src/channel/protocol.ts';
+import type { Identity, VolumeMounts } from '../../src/channel/protocol.ts';
 import { CoppiceError } from '../../src/contract/errors.ts';
 import {
   type BackendCapabilities,
@@ -25,12 +25,15 @@ import {
 import { Backends } from '../../src/isolation/backends.ts';
 import type { Attachment, EgressPolicy, NetworkFabric } from '../../src/network/fabric.ts';
 import type { ReadyTemplate } from '../../src/node/nursery.ts';
+import type { NfsProcess, NfsProcessOptions } from '../../src/volumes/nfs/process.ts';
 import { miniAgent } from './mini-agent.ts';
 
 interface FakeMachine {
   readonly spec: MachineSpec;
   readonly record: MachineRecord;
   readonly identities: Identity[];
+  /** What its agent was asked to mount. */
+  readonly mounts: VolumeMounts[];
   readonly die: (reason: string) => void;
   readonly exited: Promise<{ reason: string }>;
   parked: boolean;
@@ -51,7 +54,9 @@ export class FakeHost {
   readonly machines = new Map<string, FakeMachine>();
   /** Machines that ended with the host: what they had on disk is there. */
   readonly lost = new Map<string, FakeMachine>();
-  readonly attachments = new Map<string, Attachment & { policy: EgressPolicy }>();
+  readonly attachments = new Map<string, Attachment & { policy: EgressPolicy; served?: boolean }>();
+  /** The namespace that volumes are served in, and what whoever serves them asks the node. */
+  served: { readonly namespace: string; readonly exportsOf: NfsProcessOptions['exportsOf'] } | undefined;
   clones = 0;
   /** Thrown by the next steps of these names, once each. */
   readonly failNext = new Set<Step>();
@@ -79,6 +84,19 @@ export class FakeHost {
     this.#held.clear();
     return { backends: new Backends([living(this.microvm), living(this.jail)]), fabric: living(this.fabric) };
   }
+
+  /** Whoever serves volumes; it ends with its node. */
+  readonly serve = ({ exportsOf }: NfsProcessOptions): NfsProcess => {
+    this.served = undefined;
+    return {
+      start: async (namespace) => {
+        this.served = { namespace, exportsOf };
+      },
+      stop: async () => {
+        this.served = undefined;
+      },
+    };
+  };
 
   /** `reached` resolves when the next step of that name begins, which then waits for `release`. */
   hold(step: Step): { readonly reached: Promise<void>; readonly release: () => void } {
@@ -112,7 +130,7 @@ export class FakeHost {
     port: 'tap',
     uidsEach: 1,
     admission: { overcommit: 1, overheadMB: 64 },
-    volumes: false,
+    volumes: 'network',
   });
   readonly jail = this.#backend('fake-jail', 'jail', {
     memoryCheckpoint: false,
@@ -124,7 +142,7 @@ export class FakeHost {
     port: 'namespace',
     uidsEach: 65_536,
     admission: { overcommit: 16, overheadMB: 2 },
-    volumes: true,
+    volumes: 'birth',
   });
 
   #backend(name: string, kind: Isolation, capabilities: BackendCapabilities): IsolationBackend {
@@ -140,7 +158,7 @@ export class FakeHost {
         await this.#pass('clone');
         return this.#raise(name, checkpoint, image, spec);
       },
-      ...(capabilities.volumes ? { openVolume } : {}),
+      ...(capabilities.volumes === 'birth' ? { openVolume } : {}),
       ...(capabilities.memoryCheckpoint ? { prepare: this.#prepare(name) } : {}),
       capture: async (handle, { image, shape, base, memory, goesOn, guestReady }, out, signal) => {
         await guestReady;
@@ -198,6 +216,7 @@ export class FakeHost {
       spec,
       record: { backend: name, id: spec.id, folder: spec.folder, pid: 1, pidStartTime: '1' },
       identities: [],
+      mounts: [],
       exited,
       die: (reason) => {
         this.machines.delete(spec.id);
@@ -283,6 +302,7 @@ export class FakeHost {
         address: `10.0.0.${number}`,
         prefix: 32,
         gateway: '169.254.1.1',
+        service: '/run/netns/fake',
       };
       this.attachments.set(id, { ...attachment, policy });
       return attachment;
@@ -292,6 +312,11 @@ export class FakeHost {
       const attachment = this.attachments.get(id);
       if (!attachment) throw new Error(`no attachment ${id}`);
       attachment.policy = policy;
+    },
+    openService: async (id) => {
+      const attachment = this.attachments.get(id);
+      if (!attachment) throw new Error(`no attachment ${id}`);
+      attachment.served = true;
     },
     detach: async (id) => void this.attachments.delete(id),
     census: async () => ({ ports: [...this.attachments.values()].map((one) => one.port), addresses: [], rules: [] }),
@@ -312,7 +337,7 @@ export class FakeHost {
       record: machine.record,
       openChannel: async () => {
         this.#maybeFail('channel');
-        const agent = miniAgent(machine.identities);
+        const agent = miniAgent(machine.identities, machine.mounts);
         agent.mute = mute;
         return agent.stream;
       },

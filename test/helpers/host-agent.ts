@@ -122,6 +122,11 @@ function recordingPowers(root: string): Powers {
       note('connections', null);
       return { cut: 2, left: 0 };
     },
+    async mount(source, target) {
+      if (source.endsWith('/refused')) throw Object.assign(new Error('mount: EACCES'), { code: 'EACCES' });
+      note('mount', { source, target });
+    },
+    unmount: async (target) => note('unmount', target),
   };
 }
 

@@ -1,12 +1,17 @@
 /**
  * An agent on one end of a byte stream, for tests of what stands above the channel: it answers `ping`, `identity`, `sync` and
- * `hooks` (it has none), and its processes end at once.
+ * `hooks` (it has none), notes its `volumes`, and its processes end at once.
  */
 import { Duplex, PassThrough } from 'node:stream';
 import { encodeFrame, FrameDecoder } from '../../src/channel/frames.ts';
-import { FRAME, type Identity } from '../../src/channel/protocol.ts';
+import { FRAME, type Identity, type VolumeMounts } from '../../src/channel/protocol.ts';
 
-const ANSWERS: Readonly<Record<string, unknown>> = { ping: {}, sync: { synced: true }, hooks: { ran: [], left: 0 } };
+const ANSWERS: Readonly<Record<string, unknown>> = {
+  ping: {},
+  sync: { synced: true },
+  hooks: { ran: [], left: 0 },
+  volumes: {},
+};
 
 export interface MiniAgent {
   /** The host's end. */
@@ -16,7 +21,7 @@ export interface MiniAgent {
   mute: boolean;
 }
 
-export function miniAgent(identities: Identity[] = []): MiniAgent {
+export function miniAgent(identities: Identity[] = [], volumes: VolumeMounts[] = []): MiniAgent {
   const toHost = new PassThrough();
   const toGuest = new PassThrough();
   const stream = Duplex.from({ readable: toHost, writable: toGuest });
@@ -34,7 +39,8 @@ export function miniAgent(identities: Identity[] = []): MiniAgent {
         ),
       );
     } else if (type === FRAME.OPEN) {
-      const request = JSON.parse(payload.toString()) as { op: string; identity?: Identity };
+      const request = JSON.parse(payload.toString()) as { op: string; identity?: Identity; volumes?: VolumeMounts };
+      if (request.volumes) volumes.push(request.volumes);
       if (request.op === 'identity') {
         identities.push(request.identity!);
         send(encodeFrame(FRAME.REPLY, id, json({ hostname: request.identity!.hostname ?? 'mini' })));

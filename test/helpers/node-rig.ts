@@ -81,7 +81,7 @@ export async function startNodeRig(options: Partial<NodeOptions> = {}, ways: Rig
         machinesFolder,
         snapshotsFolder,
         pausedFolder,
-        volumes: { folder: volumesFolder, sizeMB: 16, makeImage },
+        volumes: { folder: volumesFolder, sizeMB: 16, makeImage, serve: host.serve },
         uids: { microvm: { first: 60_200, slots: 4_096 }, jail: { first: 1_000_000, slots: 64 } },
         seed: Buffer.alloc(32, 7),
         pool: { least: 2, most: 6 },

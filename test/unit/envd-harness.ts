@@ -131,6 +131,7 @@ export function fakeAgent(): FakeAgent {
     close() {},
     async ping() {},
     identity: async () => ({ hostname: 'fake' }),
+    async mountVolumes() {},
     async quiesce() {},
     sync: async () => true,
     hooks: async () => ({ ran: [], left: 0 }),

@@ -3,7 +3,14 @@ import assert from 'node:assert/strict';
 import test from 'node:test';
 import { fabricConfig, vethAddresses } from '../../src/network/nftables/config.ts';
 import { hostRuleset } from '../../src/network/nftables/host-rules.ts';
-import { addSubjects, grant, namespaceRuleset, removeSubjects, revoke } from '../../src/network/nftables/ruleset.ts';
+import {
+  addSubjects,
+  grant,
+  namespaceRuleset,
+  openService,
+  removeSubjects,
+  revoke,
+} from '../../src/network/nftables/ruleset.ts';
 import { HARD_DENIES } from '../../src/network/policy.ts';
 
 const subject = { port: 'cp5', address: '10.1.1.5', mark: 9 };
@@ -87,6 +94,16 @@ test('revoke undoes grant, remove undoes add, element by element', () => {
   assert.deepEqual(revoke([subject]), grant([subject]).map(undo));
   assert.deepEqual(removeSubjects([subject]).sort(), addSubjects([subject]).map(undo).sort());
   assert.deepEqual(addSubjects([]), []);
+});
+
+test('what the host serves is reached by those that are told to have it, at the gateway alone', () => {
+  const served = { ...subject, served: true };
+  assert.deepEqual(openService([served]), ['add element inet coppice served { "cp5" }']);
+  assert.ok(addSubjects([served]).includes(openService([served])[0]!));
+  assert.ok(!addSubjects([subject]).some((line) => line.includes('served')));
+  assert.deepEqual(chain(rules, 'input').slice(2), [
+    'iifname @served ip daddr 169.254.1.1 tcp dport 2049 goto service',
+  ]);
 });
 
 test('several sandboxes take one line a set', () => {

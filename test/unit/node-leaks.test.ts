@@ -14,6 +14,7 @@ const lease = (id: string): Attachment => ({
   address: `10.0.0.${id}`,
   prefix: 30,
   gateway: '10.0.0.254',
+  service: '/run/netns/fake',
 });
 
 /** A fabric that shows these leases one answer after the other, and the host's parts of `there` in between. */

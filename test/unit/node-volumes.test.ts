@@ -96,11 +96,56 @@ test('it is not deleted under a sandbox, running or paused, nor under one that i
   assert.deepEqual(await host.node.listVolumes(TEAM), []);
 });
 
-test('where they cannot be mounted they are refused by name, and nothing is made', async (t) => {
+test('a microVM has them by network: of the pool, again after a boot, and those of its row alone', async (t) => {
+  const host = await rig(t, { least: 2, most: 6 });
+  await host.node.warm(2);
+  const { volumeID } = await host.node.createVolume(TEAM, 'data');
+  await host.node.createVolume(TEAM, 'other');
+  const mounts = [{ name: 'data', path: '/mnt/data' }];
+  const inVM = { template: 'base', volumeMounts: mounts };
+  assert.equal(host.host.served, undefined, 'nobody has one yet');
+  const { sandbox, receipt } = await host.node.createSandbox(createRequest(inVM));
+  const { sandboxID } = sandbox;
+  assert.equal(receipt.path, 'hot');
+  const expected = { server: '169.254.1.1', port: 2049, mounts: [{ volumeID, path: '/mnt/data' }] };
+  assert.deepEqual(host.host.machines.get(sandboxID)!.mounts, [expected]);
+  assert.deepEqual(mountsOf(host, sandboxID), undefined);
+  const attachment = () => host.host.attachments.get(sandboxID)!;
+  assert.equal(attachment().served, true);
+  const { sandbox: plain } = await host.node.createSandbox(createRequest({ template: 'base' }));
+
+  const asked = async (address: string) => {
+    const held = await host.host.served!.exportsOf(address);
+    held?.release();
+    return held?.exports.map((one) => one.volumeID);
+  };
+  assert.equal(host.host.served!.namespace, '/run/netns/fake');
+  assert.deepEqual(await asked(attachment().address), [volumeID]);
+  assert.deepEqual(await asked(host.host.attachments.get(plain.sandboxID)!.address), []);
+  assert.equal(await asked('10.9.9.9'), undefined);
+
+  await host.crash();
+  assert.deepEqual(await asked(attachment().address), [volumeID], 'whoever has one is served by the next process');
+  await host.node.pauseSandbox(TEAM, sandboxID, { memory: true });
+  await host.node.connectSandbox(TEAM, sandboxID, { timeoutSeconds: 60 });
+  assert.equal(attachment().served, true);
+  assert.deepEqual(host.host.machines.get(sandboxID)!.mounts, [], 'its memory has it mounted');
+  await host.node.pauseSandbox(TEAM, sandboxID, { memory: false });
+  await host.node.connectSandbox(TEAM, sandboxID, { timeoutSeconds: 60 });
+  assert.deepEqual(host.host.machines.get(sandboxID)!.mounts, [expected]);
+  const { forks } = await host.node.forkSandbox(TEAM, sandboxID, { count: 1, timeoutSeconds: 60 });
+  const [fork] = forks;
+  assert.ok(fork && 'sandbox' in fork);
+  assert.deepEqual(host.host.machines.get(fork.sandbox.sandboxID)!.mounts, [expected]);
+  assert.deepEqual(fork.sandbox.volumeMounts, mounts);
+});
+
+test('where guests have no network a microVM’s are refused by name, and a jail’s are not', async (t) => {
   const host = await rig(t);
   await host.node.createVolume(TEAM, 'data');
+  (host.host.fabric as { enforcing: boolean }).enforcing = false;
   const wish = createRequest({ template: 'base', volumeMounts: [{ name: 'data', path: '/data' }] });
-  await assert.rejects(host.node.createSandbox(wish), refused('unsupported_policy', /^volumeMounts: .*microvm.*jail/));
+  await assert.rejects(host.node.createSandbox(wish), refused('unsupported_policy', /^volumeMounts: .*no network/));
   const { sandbox } = await host.node.createSandbox({ ...wish, isolation: 'jail' });
   assert.equal(sandbox.isolation, 'jail');
 });

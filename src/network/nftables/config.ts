@@ -4,6 +4,8 @@ import { formatAddress } from '../ipv4.ts';
 
 /** On every port, answering ARP; the sandbox's default route. */
 export const GATEWAY = '169.254.1.1';
+/** Its address on the link, the same on every port: a machine that goes on behind another port finds it where it was. */
+export const GATEWAY_MAC = '02:c0:99:1c:e0:fe';
 /** The fabric's end of the veth, inside the namespace. */
 export const UPLINK = 'up0';
 /** nft table inside the namespace (families inet and arp). */

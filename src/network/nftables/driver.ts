@@ -248,6 +248,14 @@ export function createNftablesFabric(options: NftablesOptions): NetworkFabric {
       });
     },
 
+    openService(id) {
+      return inTurn(id, async () => {
+        const lease = started().journal.find(id);
+        if (lease?.state !== 'attached') throw new CoppiceError('conflict', `${id} has no network`);
+        if (!lease.served) await applyAll({ from: lease, to: { ...lease, served: true } });
+      });
+    },
+
     async detach(id) {
       await idle();
       const found = (await openJournal()).find(id);
@@ -302,6 +310,7 @@ function attachment(config: FabricConfig, lease: Lease): Attachment {
     address: lease.address,
     prefix: 32,
     gateway: GATEWAY,
+    service: config.namespacePath,
   };
 }
 

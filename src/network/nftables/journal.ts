@@ -22,6 +22,8 @@ export interface Lease {
   readonly state: 'attaching' | 'attached' | 'detaching';
   /** Mark of the flows that this sandbox may hold; 0 when nothing may leave. Never given out twice in a row. */
   readonly mark: number;
+  /** True: it may reach what the host serves. */
+  readonly served?: boolean;
 }
 
 export interface JournalState {
@@ -181,7 +183,8 @@ function isLease(lease: Lease): boolean {
     parseAddress(lease.address) !== undefined &&
     ['attaching', 'attached', 'detaching'].includes(lease.state) &&
     isCounter(lease.mark, 0, MARK_LIMIT) &&
-    (lease.uid === undefined || Number.isInteger(lease.uid))
+    (lease.uid === undefined || Number.isInteger(lease.uid)) &&
+    (lease.served === undefined || typeof lease.served === 'boolean')
   );
 }
 

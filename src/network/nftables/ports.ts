@@ -6,6 +6,7 @@ import {
   checkPort,
   type FabricConfig,
   GATEWAY,
+  GATEWAY_MAC,
   isPortName,
   namespacePath,
   portOfNamespace,
@@ -154,7 +155,7 @@ function creationLines(config: FabricConfig, lease: Lease, mtu: number): string[
 /** `ip -batch` lines for the fabric's namespace; each may be said again. */
 function nearLines(lease: Lease, mtu: number): string[] {
   return [
-    `link set dev ${lease.port} mtu ${mtu} up`,
+    `link set dev ${lease.port} address ${GATEWAY_MAC} mtu ${mtu} up`,
     `addr replace ${GATEWAY}/32 dev ${lease.port} scope link`,
     `route replace ${lease.address}/32 dev ${lease.port}`,
   ];

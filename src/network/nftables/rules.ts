@@ -1,14 +1,14 @@
 /** The namespace's rules as they are in the kernel, changed by whole transactions, one after another. */
 import type { Log } from '../../telemetry/log.ts';
 import type { Commands } from './commands.ts';
-import { addSubjects, grant, namespaceRuleset, removeSubjects, revoke, type Subject } from './ruleset.ts';
+import { addSubjects, grant, namespaceRuleset, openService, removeSubjects, revoke, type Subject } from './ruleset.ts';
 
 export interface Rules {
   /** Replaces everything: exactly these sandboxes are known. */
   load(subjects: readonly Subject[], signal?: AbortSignal): Promise<void>;
   /**
    * Makes these known as they say, and forgets those ports; in one transaction. A port that is known already may change its
-   * mark, not its address. Rejecting means that nothing changed.
+   * mark, and be served from now on; it keeps its address. Rejecting means that nothing changed.
    */
   change(set: readonly Subject[], forget?: readonly string[]): Promise<void>;
 }
@@ -40,12 +40,14 @@ export function createRules(inside: Commands, log: Log): Rules {
         const changed = set.filter(
           (subject) => known.has(subject.port) && known.get(subject.port)!.mark !== subject.mark,
         );
+        const opened = set.filter(({ port, served }) => served && known.has(port) && !known.get(port)!.served);
         for (const subject of set) next.set(subject.port, subject);
         const lines = [
           ...removeSubjects(gone),
           ...revoke(changed.map((subject) => known.get(subject.port)!).filter((subject) => subject.mark !== 0)),
           ...addSubjects(added),
           ...grant(changed.filter((subject) => subject.mark !== 0)),
+          ...openService(opened),
         ];
         if (lines.length === 0) return;
         try {

@@ -1,5 +1,6 @@
 /** The policy of policy.ts as nftables rules for inside the namespace: everything not allowed here is dropped. */
 
+import { SERVICE_PORT } from '../fabric.ts';
 import { parseAddress } from '../ipv4.ts';
 import { HARD_DENIES } from '../policy.ts';
 import {
@@ -14,7 +15,7 @@ import {
 import { type Lease, MARK_LIMIT } from './journal.ts';
 
 /** What the rules need to know of a lease. `mark` 0: nothing may leave. */
-export type Subject = Pick<Lease, 'port' | 'address' | 'mark'>;
+export type Subject = Pick<Lease, 'port' | 'address' | 'mark' | 'served'>;
 
 /** Replaces the namespace's tables with exactly these, in one transaction; no packet sees a state in between. */
 export function namespaceRuleset(subjects: readonly Subject[]): string {
@@ -42,6 +43,10 @@ table inet ${TABLE} {
   set flows {
     type ifname . mark
   }
+  # Ports that may reach what the host serves.
+  set served {
+    type ifname
+  }
   set busy {
     type ifname
     size 65535
@@ -54,15 +59,23 @@ table inet ${TABLE} {
     iifname "${UPLINK}" accept
     iifname . ip saddr @sources accept
   }
-  # The namespace itself serves nobody.
+  # The namespace itself has one service, for those that are told to have it.
   chain input {
     type filter hook input priority filter
     policy drop
+    iifname @served ip daddr ${GATEWAY} tcp dport ${SERVICE_PORT} goto service
   }
-  # It sends refusals and path errors towards sandboxes, nothing else.
+  chain service {
+    ct state invalid drop
+    ct state new add @busy { iifname ct count over ${FLOW_LIMIT} } drop
+    ct state new ct timeout set "idle"
+    accept
+  }
+  # It answers those, sends refusals and path errors towards sandboxes, and nothing else.
   chain output {
     type filter hook output priority filter
     policy drop
+    oifname @served ip saddr ${GATEWAY} tcp sport ${SERVICE_PORT} ct state established accept
     oifname "cp*" meta l4proto icmp ct state related accept
     oifname "cp*" tcp flags & rst == rst accept
   }
@@ -128,7 +141,14 @@ export function addSubjects(subjects: readonly Subject[]): string[] {
     `add element inet ${TABLE} sources { ${sources.join(', ')} }`,
     `add element arp ${TABLE} sources { ${sources.join(', ')} }`,
     ...grant(subjects.filter((subject) => subject.mark !== 0)),
+    ...openService(subjects.filter(({ served }) => served)),
   ];
+}
+
+/** Lines that let the subjects reach what the host serves. */
+export function openService(subjects: readonly Subject[]): string[] {
+  if (subjects.length === 0) return [];
+  return [`add element inet ${TABLE} served { ${subjects.map(({ port }) => `"${checkPort(port)}"`).join(', ')} }`];
 }
 
 /** Lines that undo addSubjects; the subjects must be there as they say. */

@@ -15,18 +15,7 @@ const content = ({ url }: TestService) => ({ apiUrl: url });
 export default [
   {
     name: 'a volume is shared, stays mounted through a pause and a snapshot’s sandbox, and outlives them all',
-    on: {
-      microvm: {
-        reason: 'volumes are mounted in jails alone',
-        refused: async (context) => {
-          const shared = await volume(context, 'refused');
-          await assert.rejects(
-            context.sandbox({ volumeMounts: { '/mnt/shared': shared } }),
-            /volumeMounts: volumes are not mounted in a microvm yet/,
-          );
-        },
-      },
-    },
+    on: {},
     run: async (context) => {
       const { sandbox: create, service, atEnd } = context;
       const shared = await volume(context, 'shared');

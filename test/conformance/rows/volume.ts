@@ -64,13 +64,11 @@ export default [
     method: 'Volume.destroy',
     proves: 'with its files; a second time false; never under a sandbox',
     run: async (context) => {
-      const { sdk, sdkOptions, kind } = context;
+      const { sdk, sdkOptions } = context;
       const { volume, at } = await make(context, 'destroyed');
-      if (!kind.ownKernel) {
-        const sandbox = await context.create({ volumeMounts: { '/mnt/shared': volume } });
-        await assert.rejects(sdk.Volume.destroy(volume.volumeId, sdkOptions), /is mounted in sandbox/);
-        await sandbox.kill();
-      }
+      const sandbox = await context.create({ volumeMounts: { '/mnt/shared': volume } });
+      await assert.rejects(sdk.Volume.destroy(volume.volumeId, sdkOptions), /is mounted in sandbox/);
+      await sandbox.kill();
       assert.equal(await sdk.Volume.destroy(volume.volumeId, sdkOptions), true);
       assert.equal(await sdk.Volume.destroy(volume.volumeId, sdkOptions), false);
       await assert.rejects(volume.list('/', at), { name: 'VolumePathNotFoundError' });
@@ -157,7 +155,6 @@ export default [
       assert.equal(await (await volume.readFile('/f', { ...at, format: 'blob' })).text(), 'from outside');
       const stream = await volume.readFile('/f', { ...at, format: 'stream' });
       assert.equal(await new Response(stream).text(), 'from outside');
-      if (context.kind.ownKernel) return;
       const sandbox = await context.create({ volumeMounts: { '/mnt/shared': volume.name } });
       await sandbox.commands.run('cat /mnt/shared/f > /mnt/shared/copy; echo " and in" >> /mnt/shared/copy');
       assert.equal(await volume.readFile('/copy', at), 'from outside and in\n');

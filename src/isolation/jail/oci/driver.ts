@@ -58,7 +58,7 @@ const CAPABILITIES: BackendCapabilities = {
   uidsEach: UIDS_EACH,
   // Idle, 0.5 MiB (docs/performance.md); what they may hold together is limited by the cgroup that holds them all.
   admission: { overcommit: 16, overheadMB: 2 },
-  volumes: true,
+  volumes: 'birth',
 };
 
 export function createOciBackend(options: OciBackendOptions): IsolationBackend {

@@ -70,7 +70,7 @@ const CAPABILITIES: BackendCapabilities = {
   uidsEach: 1,
   // 64: what the VMM holds beside its guest's memory, measured (docs/performance.md), rounded up.
   admission: { overcommit: 1, overheadMB: 64 },
-  volumes: false,
+  volumes: 'network',
 };
 
 export function createQemuBackend(options: QemuBackendOptions): QemuBackend {
