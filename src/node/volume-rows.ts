@@ -66,6 +66,14 @@ export class VolumeRows {
     return raws.map(fromRaw);
   }
 
+  /** In whatever state. */
+  countOfTeam(teamID: string): number {
+    const { count } = this.#db
+      .prepare('SELECT count(*) AS count FROM volume WHERE team_id = ?')
+      .get(teamID) as unknown as { count: number };
+    return count;
+  }
+
   all(): readonly VolumeRow[] {
     return (this.#db.prepare('SELECT * FROM volume').all() as unknown as Raw[]).map(fromRaw);
   }

@@ -62,7 +62,7 @@ export class Volumes {
   async create(teamID: string, name: string): Promise<VolumeAndToken> {
     const { rows, sizeMB, makeImage, log } = this.#options;
     this.#demandHost();
-    if (rows.volumes.ofTeam(teamID).length >= MOST_OF_A_TEAM)
+    if (rows.volumes.countOfTeam(teamID) >= MOST_OF_A_TEAM)
       throw new CoppiceError('bad_request', `a team may have ${MOST_OF_A_TEAM} volumes; delete one first`);
     const volumeID = randomUUID();
     if (!rows.volumes.plan(volumeID, teamID, name))

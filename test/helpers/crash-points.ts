@@ -21,7 +21,22 @@ export interface Point {
 
 /** Calls that change nothing outside. */
 const READS: ReadonlySet<string> = new Set([
-  ...['get', 'all', 'ofTeam', 'usedUids', 'bases', 'spawns', 'inState', 'count', 'find', 'page', 'hidden', 'close'],
+  ...[
+    'get',
+    'all',
+    'ofTeam',
+    'countOfTeam',
+    'userOfVolume',
+    'usedUids',
+    'bases',
+    'spawns',
+    'inState',
+    'count',
+    'find',
+    'page',
+    'hidden',
+    'close',
+  ],
   ...['probe', 'openCheckpoint', 'adopt', 'census', 'attached', 'leased', 'usage', 'cpuSeconds', 'room'],
 ]);
 
@@ -128,7 +143,8 @@ export class Life {
     return new Proxy(target, {
       get: (object, key) => {
         const value: unknown = Reflect.get(object, key);
-        if (key === 'snapshots') return this.#pass(value as object, 'snapshot rows');
+        if (name === 'rows' && (key === 'snapshots' || key === 'volumes'))
+          return this.#pass(value as object, `${key.slice(0, -1)} rows`);
         if (typeof value !== 'function') return value;
         const call = (...args: unknown[]): unknown => this.#result(value.apply(object, args));
         if (typeof key === 'string' && READS.has(key))
@@ -264,7 +280,7 @@ export class MortalRig {
 }
 
 /** Of a rig. */
-const FOLDERS = ['machines', 'snapshots', 'paused'];
+const FOLDERS = ['machines', 'snapshots', 'paused', 'volumes'];
 
 /** Changes of files pass through the life that makes them, if any. Of a life nothing is synced: the host lives on. */
 function passFiles(): void {

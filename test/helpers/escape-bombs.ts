@@ -75,13 +75,13 @@ resource.setrlimit(resource.RLIMIT_NPROC, (4000, 4000))
 first, end, error = os.getpid(), time.time() + 4, 0
 while time.time() < end:
     try:
-        if os.fork() == 0: signal.alarm(40)
+        if os.fork() == 0: signal.alarm(20)
     except OSError as e:
         error = e.errno
         time.sleep(0.2)
 if os.getpid() == first:
     held(error=error, processes=len([p for p in os.listdir('/proc') if p.isdigit()]))
-time.sleep(40)`,
+time.sleep(20)`,
   },
   bomb(
     'memory',
@@ -183,7 +183,7 @@ held(pipes=0 if os.waitpid(child, 0)[1] != 256 else 1 << 20)`,
     `
 for _ in range(16):
     if os.fork() == 0:
-        signal.alarm(40)
+        signal.alarm(20)
         while True: pass
 held(spinning=16)`,
   ),

@@ -79,6 +79,16 @@ networkTest(import.meta.filename, (net) => {
         assert.notDeepEqual(await connect(guests.other!, other.gateway, SERVICE_PORT), { ok: true });
       });
 
+      test('no sandbox opens more of them a second than it may', async () => {
+        let failed = 0;
+        for (let index = 0; index < 200 && failed === 0; index++)
+          if (!(await connect(guests.given!, given.gateway, SERVICE_PORT)).ok) failed++;
+        assert.equal(failed, 1);
+        await until('it may again', async () =>
+          (await connect(guests.given!, given.gateway, SERVICE_PORT)).ok ? true : undefined,
+        );
+      });
+
       test('what the gateway is on the link is the same at every port', () => {
         const [one, two] = macs();
         assert.equal(one, GATEWAY_MAC);

@@ -1,7 +1,7 @@
 /**
  * Crash-only, step by step. Each verb is run once to see what it does to what outlives the node, then again and again, with
  * the node killed before and after each of those acts, and again with the machines killed there. Whatever is cut, the next
- * node finds sandboxes and snapshots as they were before the verb or as they are after it, whole, and nothing else.
+ * node finds sandboxes, snapshots and volumes as they were before the verb or as they are after it, whole, and nothing else.
  */
 import assert from 'node:assert/strict';
 import { readdir, readFile } from 'node:fs/promises';
@@ -100,7 +100,7 @@ class Stage {
     );
   }
 
-  /** What an owner would find, a line each: every sandbox and every snapshot. Nothing else is there. */
+  /** What an owner would find, a line each: every sandbox, snapshot and volume. Nothing else is there. */
   async found(): Promise<string[]> {
     await this.quiet();
     const { rig } = this;
@@ -113,6 +113,8 @@ class Stage {
         return `snapshot ${alias}: ${state} ${content}`;
       }),
     ]);
+    const volumes = rig.rows.volumes.all();
+    lines.push(...volumes.map(({ name, state }) => `volume ${name}: ${state} `));
     assert.deepEqual((await this.node.leaks()).details, []);
     const known = new Set(rig.rows.all().map(({ id }) => id));
     for (const id of [...rig.host.machines.keys(), ...rig.host.attachments.keys()]) assert.ok(known.has(id), id);
@@ -120,6 +122,10 @@ class Stage {
     assert.deepEqual(
       (await readdir(rig.snapshotsFolder)).toSorted(),
       snapshots.map(({ buildID }) => buildID).toSorted(),
+    );
+    assert.deepEqual(
+      (await readdir(rig.volumesFolder)).toSorted(),
+      volumes.map(({ volumeID }) => `${volumeID}.ext4`).toSorted(),
     );
     const kept = rows.flatMap((row) => (row.kept ? [join(row.id, row.kept.name)] : []));
     assert.deepEqual(await leavesOf(rig.pausedFolder), kept.toSorted());
@@ -156,6 +162,7 @@ class Stage {
         await kill(id);
       }
       for (const { alias } of rig.rows.snapshots.all()) if (alias) await this.node.deleteSnapshot(TEAM, alias);
+      for (const { volumeID } of rig.rows.volumes.all()) await this.node.deleteVolume(TEAM, volumeID);
       assert.deepEqual(await this.found(), []);
       assert.deepEqual(rig.rows.snapshots.all(), []);
     });
@@ -398,6 +405,9 @@ const kill = (stage: Stage) => stage.node.killSandbox(TEAM, stage.id('one'));
 const rollBack = (stage: Stage) => stage.node.rollbackSandbox(TEAM, stage.id('one'), 'good');
 const forget = (stage: Stage) => stage.node.deleteSnapshot(TEAM, 'good');
 const fork = (stage: Stage) => stage.node.forkSandbox(TEAM, stage.id('one'), { count: 2, timeoutSeconds: 60 });
+const makeVolume = (stage: Stage) => stage.life.run(() => stage.node.createVolume(TEAM, 'data'));
+const deleteVolume = async ({ node, rig }: Stage) => node.deleteVolume(TEAM, rig.rows.volumes.all()[0]!.volumeID);
+const having = { volumeMounts: [{ name: 'data', path: '/data' }] } as const;
 const disk = { memory: false };
 const hot = { templates: BOTH_KINDS, pool: { least: 1, most: 1 }, ahead: false } as const;
 const ahead = { templates: BOTH_KINDS, pool: { least: 0, most: 0 }, ahead: true } as const;
@@ -529,6 +539,17 @@ const SCENES: readonly Scene[] = [
     set: all(one(), snapshot, write('more')),
     act: failing('clone', rollBack),
   },
+  { verb: 'make a volume', set: one(), act: makeVolume },
+  { verb: 'delete of a volume', set: all(one(), makeVolume), act: deleteVolume },
+  { verb: 'create with a volume', set: all(one(), makeVolume), act: make(having) },
+  { verb: 'create of a jail with a volume', set: all(one(), makeVolume), act: make({ ...FROZEN, ...having }) },
+  { verb: 'connect to one with a volume', set: all(makeVolume, one(having), pause()), act: connect },
+  {
+    verb: 'connect to one with a volume without memory',
+    set: all(makeVolume, one(having), pause(disk)),
+    act: connect,
+  },
+  { verb: 'fork of one with a volume', set: all(makeVolume, one(having)), act: fork },
   { verb: 'deadline', set: one(), act: timeIsUp(undefined) },
   { verb: 'deadline that pauses', set: one({ onTimeout: 'pause' }), act: timeIsUp('paused') },
   {
@@ -585,6 +606,16 @@ const SCENES: readonly Scene[] = [
   {
     verb: 'start in a delete',
     set: all(one(), snapshot, cut('after', 'snapshot rows.intendDelete', forget)),
+    starts: QUIET,
+  },
+  {
+    verb: 'start in the making of a volume',
+    set: all(one(), cut('after', 'volume rows.plan', makeVolume)),
+    starts: QUIET,
+  },
+  {
+    verb: 'start in the delete of a volume',
+    set: all(one(), makeVolume, cut('after', 'volume rows.move', deleteVolume)),
     starts: QUIET,
   },
   { verb: 'start in a fork', set: all(one(), cut('after', 'rows.setRecord', fork)), starts: QUIET },

@@ -16,6 +16,8 @@ export const GUARD_CHAIN = 'forwarding_was_off';
 export const VETH_PREFIX = 'cpv-';
 /** Tracked flows that one sandbox may hold at a time; opening more is refused. Keeps the host's table from filling. */
 export const FLOW_LIMIT = 4096;
+/** Connections a second that one sandbox may open to what the host serves, which has work with each. */
+export const SERVICE_RATE = 20;
 /** Seconds. RFC 5382 asks a NAT to keep idle TCP for at least 2 h 4 min. */
 export const TCP_ESTABLISHED_TIMEOUT = 7440;
 /** Seconds. */

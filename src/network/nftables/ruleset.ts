@@ -7,6 +7,7 @@ import {
   checkPort,
   FLOW_LIMIT,
   GATEWAY,
+  SERVICE_RATE,
   TABLE,
   TCP_ESTABLISHED_TIMEOUT,
   TCP_TIME_WAIT_TIMEOUT,
@@ -52,6 +53,11 @@ table inet ${TABLE} {
     size 65535
     flags dynamic
   }
+  set opening {
+    type ifname
+    size 65535
+    flags dynamic
+  }
   chain prerouting {
     type filter hook prerouting priority raw
     policy drop
@@ -68,6 +74,7 @@ table inet ${TABLE} {
   chain service {
     ct state invalid drop
     ct state new add @busy { iifname ct count over ${FLOW_LIMIT} } drop
+    ct state new add @opening { iifname limit rate over ${SERVICE_RATE}/second burst ${2 * SERVICE_RATE} packets } drop
     ct state new ct timeout set "idle"
     accept
   }
