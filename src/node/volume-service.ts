@@ -72,13 +72,16 @@ export class VolumeService {
       });
   }
 
-  /** Machines of an earlier process wait for what they have mounted. */
+  /** Machines of an earlier process wait for what they have mounted. One that cannot be served holds up no other. */
   async atStart(): Promise<void> {
-    const { rows, fabric } = this.#options;
+    const { rows, fabric, log } = this.#options;
     const [one] = (await fabric.attached()).filter(({ id, kind }) => {
       return kind === 'tap' && (rows.get(id)?.owner?.volumes ?? []).length > 0;
     });
-    if (one) await this.#server.start(one.service);
+    if (!one) return;
+    await this.#server
+      .start(one.service)
+      .catch((error: unknown) => log.error({ error }, 'volumes of microVMs are not served'));
   }
 
   async stop(): Promise<void> {

@@ -96,8 +96,9 @@ export class NfsClient {
     });
   }
 
-  static async open(port: number): Promise<NfsClient> {
-    const socket = connect(port, '127.0.0.1');
+  /** `localPort`: from where, for servers that care. */
+  static async open(port: number, localPort?: number): Promise<NfsClient> {
+    const socket = connect({ port, host: '127.0.0.1', ...(localPort === undefined ? {} : { localPort }) });
     await once(socket, 'connect');
     return new NfsClient(socket);
   }

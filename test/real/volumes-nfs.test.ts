@@ -1,13 +1,11 @@
 /** The server of volumes on a real file system: what a guest's kernel counts on, whose rights count, and what hostile bytes do. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { closeSync, constants, mkdirSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { closeSync, mkdtempSync, rmSync } from 'node:fs';
 import type { AddressInfo, Server } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
 import fc from 'fast-check';
-import { makeVolumeImage } from '../../src/volumes/image.ts';
 import { recordMark } from '../../src/volumes/nfs/rpc.ts';
 import { createNfsServer } from '../../src/volumes/nfs/server.ts';
 import { loadSyscalls } from '../../src/volumes/nfs/syscalls.ts';
@@ -28,6 +26,7 @@ import {
   uint,
   wanted,
 } from '../helpers/nfs-client.ts';
+import { openVolumeRoot } from '../helpers/volume-root.ts';
 
 const VOLUME = '11111111-2222-4333-8444-555555555555';
 const OTHER = '99999999-2222-4333-8444-555555555555';
@@ -44,13 +43,7 @@ let exported: readonly string[] = [VOLUME];
 let released = 0;
 
 before(async () => {
-  const image = join(folder, 'image');
-  const at = join(folder, 'mnt');
-  mkdirSync(at);
-  await makeVolumeImage(image, SIZE_MB);
-  execFileSync('mount', ['-o', 'loop,nosuid,nodev', image, at]);
-  root = openSync(at, constants.O_RDONLY | constants.O_DIRECTORY);
-  execFileSync('umount', ['--lazy', at]);
+  root = await openVolumeRoot(folder, SIZE_MB);
   process.umask(0);
   server = serve();
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));

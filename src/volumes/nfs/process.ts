@@ -26,8 +26,9 @@ export interface NfsProcess {
 
 const PROGRAM = fileURLToPath(new URL('program.ts', import.meta.url));
 const START_DEADLINE_MS = 20_000;
-/** Between an end that nobody asked for and the next start. */
+/** Between an end that nobody asked for and the next start; of one that never listened, longer. */
 const AGAIN_AFTER_MS = 500;
+const FAILED_AGAIN_AFTER_MS = 10_000;
 
 export function createNfsProcess({ port, exportsOf, log }: NfsProcessOptions): NfsProcess {
   let running: { readonly child: ChildProcess; readonly ready: Promise<void> } | undefined;
@@ -38,10 +39,16 @@ export function createNfsProcess({ port, exportsOf, log }: NfsProcessOptions): N
       'nsenter',
       [`--net=${namespace}`, process.execPath, '--disable-warning=ExperimentalWarning', PROGRAM, String(port)],
       // A group of its own: Ctrl-C in a terminal ends the node, which ends it.
-      { stdio: ['ignore', 'ignore', 'inherit', 'ipc'], detached: true },
+      { stdio: ['ignore', 'ignore', 'inherit', 'ipc'], detached: true, env: { PATH: process.env.PATH } },
     );
     const ready = Promise.withResolvers<void>();
-    ready.promise.catch(() => {});
+    let listened = false;
+    ready.promise.then(
+      () => {
+        listened = true;
+      },
+      () => {},
+    );
     const held = new Map<number, () => void>();
     const deadline = setTimeout(() => child.kill('SIGKILL'), START_DEADLINE_MS);
     child.on('message', (message: FromServer) => {
@@ -63,8 +70,10 @@ export function createNfsProcess({ port, exportsOf, log }: NfsProcessOptions): N
       running = undefined;
       if (stopped) return;
       log.error({ reason }, 'the volume server ended');
-      void sleep(AGAIN_AFTER_MS, undefined, { ref: false }).then(() => {
-        if (!stopped) launch(namespace).catch((error) => log.error({ error }, 'the volume server does not start'));
+      void sleep(listened ? AGAIN_AFTER_MS : FAILED_AGAIN_AFTER_MS, undefined, { ref: false }).then(() => {
+        // Somebody may have needed it meanwhile.
+        if (!stopped && !running)
+          launch(namespace).catch((error) => log.error({ error }, 'the volume server does not start'));
       });
     };
     child.once('error', (error) => end(error.message));
