@@ -59,6 +59,15 @@ export interface Wanted {
 const SET_TO_SERVER_TIME = 1;
 const SET_TO_CLIENT_TIME = 2;
 
+export const NOTHING_WANTED: Wanted = {
+  mode: undefined,
+  uid: undefined,
+  gid: undefined,
+  size: undefined,
+  accessed: 'keep',
+  modified: 'keep',
+};
+
 export function readWanted(args: XdrReader): Wanted {
   const optional = (): number | undefined => (args.bool() ? args.uint() : undefined);
   const [mode, uid, gid] = [optional(), optional(), optional()];

@@ -3,6 +3,7 @@
  * there, whatever server answers: the volume's id, then what its file system made.
  */
 import { BAD_HANDLE, NfsFailure, STALE } from './status.ts';
+import type { XdrReader } from './xdr.ts';
 
 export interface Export {
   /** UUID. */
@@ -13,7 +14,7 @@ export interface Export {
 
 const ID_BYTES = 16;
 /** RFC 1813, NFS3_FHSIZE. */
-export const MAX_HANDLE = 64;
+const MAX_HANDLE = 64;
 
 const idOf = (volumeID: string): Buffer => Buffer.from(volumeID.replaceAll('-', ''), 'hex');
 
@@ -46,6 +47,9 @@ export interface ResolvedHandle {
   /** The file system's own. */
   readonly file: Buffer;
 }
+
+/** Of a call's arguments. */
+export const readHandle = (args: XdrReader): Buffer => args.opaque(MAX_HANDLE);
 
 export const handleIn = (volume: Buffer, file: Buffer): Buffer => Buffer.concat([volume, file]);
 

@@ -21,7 +21,7 @@ export function createMountProgram(exports: Exports, syscalls: Pick<Syscalls, 'h
         const root = exports.root(volumeID);
         if (root === undefined) reply.uint(NO_ENTRY);
         else {
-          const handle = rootHandle(volumeID, syscalls.handleOf(root, Buffer.alloc(0)));
+          const handle = rootHandle(volumeID, syscalls.handleOf(root));
           reply.uint(OK).opaque(handle).uint(1).uint(AUTH_SYS);
         }
         return true;

@@ -4,8 +4,8 @@ import { arch } from 'node:process';
 
 /** Each throws an error with `errno`, negative as Node's. */
 export interface Syscalls {
-  /** The handle of `name` in `folder`, of the folder itself when it is empty: type (four bytes, big-endian), then what the file system made. */
-  handleOf(folder: number, name: Buffer): Buffer;
+  /** The handle of an open file: type (four bytes, big-endian), then what the file system made. */
+  handleOf(file: number): Buffer;
   /** Opens by handle, on the file system that `root` is on. Needs CAP_DAC_READ_SEARCH. ESTALE: it is gone. */
   openByHandle(root: number, handle: Buffer, flags: number): number;
   openAt(folder: number, name: Buffer, flags: number, mode: number): number;
@@ -102,10 +102,10 @@ export function loadSyscalls(): Syscalls {
   let acting: User | undefined;
 
   return {
-    handleOf(folder, name) {
+    handleOf(file) {
       const handle = Buffer.alloc(HANDLE_HEAD + MAX_HANDLE);
       handle.writeUInt32LE(MAX_HANDLE, 0);
-      call('name_to_handle_at', folder, text(name), handle, mount, name.length === 0 ? AT_EMPTY_PATH : 0);
+      call('name_to_handle_at', file, NOTHING, handle, mount, AT_EMPTY_PATH);
       const type = Buffer.alloc(4);
       type.writeInt32BE(handle.readInt32LE(4), 0);
       return Buffer.concat([type, handle.subarray(HANDLE_HEAD, HANDLE_HEAD + handle.readUInt32LE(0))]);
