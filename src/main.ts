@@ -315,6 +315,14 @@ bench
   .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
   .option('--json')
   .action(async (options) => (await import('./cli/bench-load.ts')).benchLoad(options));
+bench
+  .command('volumes')
+  .description('creates with a volume and files in it, beside creates without and the own disk')
+  .option('--n <count>', 'rounds of each row', atLeastOne, 10)
+  .option('--template <name>', 'template', 'base')
+  .option('--out <folder>', 'where the JSON goes', 'benchmarks/results')
+  .option('--json')
+  .action(async (options) => (await import('./cli/bench-volumes.ts')).benchVolumes(options));
 
 program
   .command('run-node', { hidden: true })
