@@ -92,10 +92,9 @@ networkTest(import.meta.filename, (net) => {
         const arrived = await send(open.guest, open.at, [
           { source: open.at.address, destination: '8.8.4.4', protocol: 'udp', sport: 7, dport: 53 },
         ]);
-        assert.deepEqual(
-          arrived.map(({ source, destination }) => ({ source, destination })),
-          [{ source: HOST_ADDRESS, destination: '8.8.4.4' }],
-        );
+        // Connections of before may still be closing.
+        assert.deepEqual([...new Set(arrived.map(({ source }) => source))], [HOST_ADDRESS]);
+        assert.equal(arrived.filter(({ destination }) => destination === '8.8.4.4').length, 1);
       });
 
       test('without internet access every connection is refused at once, and nothing leaves', async () => {
