@@ -183,7 +183,7 @@ held(pipes=0 if os.waitpid(child, 0)[1] != 256 else 1 << 20)`,
     `
 for _ in range(16):
     if os.fork() == 0:
-        signal.alarm(20)
+        signal.alarm(40)
         while True: pass
 held(spinning=16)`,
   ),

@@ -42,18 +42,14 @@ export function createNfsProcess({ port, exportsOf, log }: NfsProcessOptions): N
       { stdio: ['ignore', 'ignore', 'inherit', 'ipc'], detached: true, env: { PATH: process.env.PATH } },
     );
     const ready = Promise.withResolvers<void>();
+    ready.promise.catch(() => {});
     let listened = false;
-    ready.promise.then(
-      () => {
-        listened = true;
-      },
-      () => {},
-    );
     const held = new Map<number, () => void>();
     const deadline = setTimeout(() => child.kill('SIGKILL'), START_DEADLINE_MS);
     child.on('message', (message: FromServer) => {
       if (message.kind === 'ready') {
         clearTimeout(deadline);
+        listened = true;
         ready.resolve();
       } else if (message.kind === 'log') log.warn({ message: message.message }, 'volume server');
       else if (message.kind === 'done') {

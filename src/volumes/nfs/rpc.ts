@@ -6,9 +6,6 @@ import { XdrError, XdrReader, XdrWriter } from './xdr.ts';
 export type Caller = User;
 
 export interface Call {
-  readonly xid: number;
-  readonly program: number;
-  readonly version: number;
   readonly procedure: number;
   /** undefined: AUTH_NONE. */
   readonly caller: Caller | undefined;
@@ -48,8 +45,7 @@ const NO_ID = 0xffff_ffff;
 export function answer(message: Buffer, programs: Programs, failed: (error: unknown) => void): Buffer {
   const reader = new XdrReader(message);
   const reply = new XdrWriter();
-  const xid = reader.uint();
-  reply.uint(xid).uint(REPLY);
+  reply.uint(reader.uint()).uint(REPLY);
   if (reader.uint() !== CALL || reader.uint() !== RPC_VERSION)
     return reply.uint(DENIED).uint(RPC_MISMATCH).uint(RPC_VERSION).uint(RPC_VERSION).bytes();
   const [program, version, procedure] = [reader.uint(), reader.uint(), reader.uint()];
@@ -72,7 +68,7 @@ export function answer(message: Buffer, programs: Programs, failed: (error: unkn
   const start = reply.length;
   reply.uint(SUCCESS);
   try {
-    if (act({ xid, program, version, procedure, caller, args: reader }, reply)) return reply.bytes();
+    if (act({ procedure, caller, args: reader }, reply)) return reply.bytes();
     reply.cut(start);
     return reply.uint(PROCEDURE_UNAVAILABLE).bytes();
   } catch (error) {

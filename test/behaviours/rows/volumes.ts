@@ -29,6 +29,8 @@ export default [
       ]);
       await one.files.write('/mnt/shared/a', 'from one');
       assert.equal(await two.files.read('/data/a'), 'from one');
+      await one.files.write('/mnt/shared/a', 'from one, at once');
+      assert.equal(await two.files.read('/data/a'), 'from one, at once');
       await two.commands.run('mkdir /data/d && echo from two > /data/d/b');
       assert.equal(await shared.readFile('/d/b', content(service)), 'from two\n');
       await shared.writeFile('/c', 'from outside', content(service));
